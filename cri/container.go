@@ -104,13 +104,7 @@ func makeContainerDirs(c *Container) error {
 	if c.LogPath == "" {
 		return nil
 	}
-	err := os.MkdirAll(filepath.Dir(c.LogPath), 0o755)
-	if err == nil {
-		// A name that the file system refuses fails here rather than at the start.
-		if _, err = os.Lstat(c.LogPath); errors.Is(err, os.ErrNotExist) {
-			err = nil
-		}
-	}
+	err := makeLogDir(c.Sandbox.Config.GetLogDirectory(), c.Config.GetLogPath())
 	if errors.Is(err, syscall.ENAMETOOLONG) {
 		err = ErrInvalid.Wrap(err)
 	}
@@ -118,6 +112,31 @@ func makeContainerDirs(c *Container) error {
 		return fmt.Errorf("making the log directory: %w", err)
 	}
 	return nil
+}
+
+// makeLogDir makes the directories of a log below the Pod's log directory, and makes none
+// elsewhere: somebody who can write to the log directory may have put symbolic links there.
+func makeLogDir(logs, name string) error {
+	if err := os.MkdirAll(logs, 0o755); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(logs)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err = root.MkdirAll(filepath.Dir(name), 0o755); err == nil {
+		// A name that the file system refuses fails here rather than at the start.
+		_, err = root.Lstat(name)
+	}
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil && !errors.As(err, &errno): // it would be elsewhere
+		return ErrInvalid.Wrap(err)
+	}
+	return err
 }
 
 // rollbackContainer undoes a failed creation. If that fails as well, the container

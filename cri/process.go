@@ -111,7 +111,7 @@ func (c *Container) OpenLog() (stdout, stderr io.WriteCloser, err error) {
 	if c.LogPath == "" {
 		return discard{io.Discard}, discard{io.Discard}, nil
 	}
-	return log.OpenStreams(c.LogPath)
+	return log.OpenStreams(c.Sandbox.Config.GetLogDirectory(), c.Config.GetLogPath())
 }
 
 type discard struct{ io.Writer }

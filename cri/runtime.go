@@ -172,7 +172,8 @@ type Container struct {
 	// ImageRef is the id of the image as Images.Status reports it.
 	ImageRef string
 	// LogPath is the absolute path of the log file: the sandbox's log directory joined
-	// with the container's log path, or "" if either is empty.
+	// with the container's log path, or "" if either is empty. Between the two there may
+	// be symbolic links by somebody who can write there, which OpenLog does not follow.
 	LogPath string
 	// User is the user of the first process; nil if the author does not say.
 	User *runtimeapi.LinuxContainerUser

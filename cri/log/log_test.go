@@ -73,7 +73,7 @@ func FuzzRoundTrip(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte, piece int) {
 		piece = max(piece, 1+len(data)/64)
 		path := filepath.Join(t.TempDir(), "0.log")
-		w, err := log.Open(path)
+		w, err := log.Open(filepath.Split(path))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -186,7 +186,7 @@ func TestFollowOverRotations(t *testing.T) {
 	go func() {
 		read <- log.Read(t.Context(), path, &out, &out, &log.ReadOptions{Follow: true, Ended: ended})
 	}()
-	w, err := log.Open(path)
+	w, err := log.Open(filepath.Split(path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +232,7 @@ func TestFollowEndsWithItsContext(t *testing.T) {
 
 func TestFollowATruncatedFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "0.log")
-	w, err := log.Open(path)
+	w, err := log.Open(filepath.Split(path))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func TestNotTheLogsOwn(t *testing.T) {
 		if err := os.WriteFile(victim, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		w, err := log.Open(path)
+		w, err := log.Open(filepath.Split(path))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -40,7 +40,7 @@ func TestNotTheLogsOwn(t *testing.T) {
 		if _, err := w.Append(log.Stdout, []byte("text\n"), true); err != nil {
 			t.Errorf("%s: the old file is not in use any more: %v", name, err)
 		}
-		if other, err := log.Open(path); err == nil {
+		if other, err := log.Open(filepath.Split(path)); err == nil {
 			t.Errorf("%s was opened", name)
 			other.Close()
 		}
@@ -62,5 +62,50 @@ func TestNotTheLogsOwn(t *testing.T) {
 	}
 	if err := log.Read(t.Context(), path, io.Discard, io.Discard, nil); err == nil {
 		t.Error("a named pipe was read")
+	}
+}
+
+// TestLinkInTheMiddle: below the log directory no link is followed, whether it leads out of
+// it or not, and the log directory may be a link itself.
+func TestLinkInTheMiddle(t *testing.T) {
+	top := t.TempDir()
+	dir, elsewhere := filepath.Join(top, "logs"), filepath.Join(top, "elsewhere")
+	for _, err := range []error{
+		os.MkdirAll(filepath.Join(top, "real", "box"), 0o755), os.Symlink("real", dir), os.Mkdir(elsewhere, 0o755), os.Mkdir(filepath.Join(dir, "other"), 0o755),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	w, err := log.Open(dir, "box/0.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := os.Rename(filepath.Join(dir, "box"), filepath.Join(dir, "gone")); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{elsewhere, "../elsewhere", "other"} {
+		if err := os.Symlink(to, filepath.Join(dir, "box")); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Reopen(); err == nil {
+			t.Errorf("the log was reopened behind a link to %s", to)
+		}
+		if other, err := log.Open(dir, "box/0.log"); err == nil {
+			t.Errorf("a log was opened behind a link to %s", to)
+			other.Close()
+		}
+		if err := os.Remove(filepath.Join(dir, "box")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := log.Open(dir, "../elsewhere/0.log"); err == nil {
+		t.Error("a log was opened outside of the log directory")
+	}
+	for _, place := range []string{elsewhere, filepath.Join(dir, "other")} {
+		if found, err := os.ReadDir(place); err != nil || len(found) > 0 {
+			t.Errorf("%s has %v, %v", place, found, err)
+		}
 	}
 }

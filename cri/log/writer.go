@@ -14,7 +14,8 @@ import (
 // of the writes, and are never interleaved.
 type Writer struct {
 	mu   sync.Mutex
-	path string
+	dir  string
+	name string // relative to dir
 	file *os.File
 	buf  []byte
 	// torn is true after a write that failed half way: the next one begins a
@@ -23,21 +24,23 @@ type Writer struct {
 }
 
 // Open opens the log file for appending and creates it, but not its directory, if it
-// does not exist. Open and Reopen refuse anything but a regular file, such as a
-// symbolic link: otherwise a container that can write to its log's directory could
-// redirect the writes to any file.
-func Open(path string) (*Writer, error) {
-	f, err := openLog(path)
+// does not exist. dir is the Pod's log directory (PodSandboxConfig.log_directory), and
+// name the file's path relative to it (ContainerConfig.log_path). Open and Reopen refuse
+// anything but a regular file, and on Linux any symbolic link below dir: otherwise
+// somebody who can write to a log directory, such as a container that mounts it, could
+// redirect the writes to any file. dir itself may be, or be behind, a symbolic link.
+func Open(dir, name string) (*Writer, error) {
+	f, err := openLog(dir, name)
 	if err != nil {
 		return nil, fmt.Errorf("opening the container log: %w", err)
 	}
-	return &Writer{path: path, file: f}, nil
+	return &Writer{dir: dir, name: name, file: f}, nil
 }
 
 // OpenStreams opens the log file as Open does and returns the writers of both streams.
 // Closing both writes unfinished lines and closes the file.
-func OpenStreams(path string) (stdout, stderr io.WriteCloser, err error) {
-	w, err := Open(path)
+func OpenStreams(dir, name string) (stdout, stderr io.WriteCloser, err error) {
+	w, err := Open(dir, name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -61,14 +64,14 @@ func (s *shared) Close() error {
 	return err
 }
 
-func openLog(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND|noFollow|noBlocking, 0o640)
+func openLog(dir, name string) (*os.File, error) {
+	f, err := openAppending(dir, name)
 	if err != nil {
 		return nil, err
 	}
 	fi, err := f.Stat()
 	if err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("%q is no regular file (%v)", path, fi.Mode())
+		err = fmt.Errorf("%q is no regular file (%v)", f.Name(), fi.Mode())
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -81,7 +84,7 @@ func openLog(path string) (*os.File, error) {
 // is lost in either case. An error of closing the old file is returned as well, and then
 // the new one is in use.
 func (w *Writer) Reopen() error {
-	f, err := openLog(w.path)
+	f, err := openLog(w.dir, w.name)
 	if err != nil {
 		return fmt.Errorf("reopening the container log: %w", err)
 	}

@@ -88,7 +88,7 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	}
 	defer r.abortWith(ctx, c.ID)()
 	_, err = r.launch(ctx, p, &keeper.StartRequest{
-		Log: c.LogPath, Stdin: c.Config.GetStdin(), StdinOnce: c.Config.GetStdinOnce(),
+		Log: c.LogPath, LogDir: c.Sandbox.Config.GetLogDirectory(), Stdin: c.Config.GetStdin(), StdinOnce: c.Config.GetStdinOnce(),
 		OOMFile: cgroup.OOMFile(cg),
 		Command: keeper.Command{Console: consoleName(c.Config.GetTty()), OOMScoreAdj: &score},
 	})

@@ -170,8 +170,74 @@ func TestOddLogPaths(t *testing.T) {
 		t.Error("the log was reopened through a link")
 	}
 	n.exited(rotated)
+	n.mustNotLogElsewhere(sandbox, cfg)
+	n.must(os.Symlink(n.t.TempDir(), n.dir+"/logs/behind"))
+	behind, logged := n.run("behind", func(c *runtimeapi.ContainerConfig) { c.LogPath = "main/0.log" }, "echo", "behind a link")
+	n.exited(logged)
+	if text, err := os.ReadFile(n.dir + "/logs/behind/main/0.log"); err != nil || !strings.Contains(string(text), "behind a link") {
+		t.Errorf("the log in a directory that is a link has %q, %v", text, err)
+	}
+	n.removeSandbox(behind)
 	if text, err := os.ReadFile(precious); err != nil || string(text) != "kept" {
 		t.Errorf("the other file has %q, %v", text, err)
 	}
 	n.removeSandbox(sandbox)
+}
+
+// mustNotLogElsewhere puts a symbolic link in the place of a directory between the log
+// directory, which may be behind one itself, and a container's log.
+func (n *node) mustNotLogElsewhere(sandbox string, cfg *runtimeapi.PodSandboxConfig) {
+	n.t.Helper()
+	logs, elsewhere := n.dir+"/logs/odd", n.t.TempDir()
+	empty := func(when string) {
+		n.t.Helper()
+		if found, err := os.ReadDir(elsewhere); err != nil || len(found) > 0 {
+			n.t.Errorf("%s: there is %v elsewhere (%v)", when, found, err)
+		}
+	}
+	nested := func(c *runtimeapi.ContainerConfig) { c.LogPath = c.Metadata.Name + "/sub/0.log" }
+	asked := func(name string) *runtimeapi.CreateContainerRequest {
+		return &runtimeapi.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: cfg, Config: &runtimeapi.ContainerConfig{
+			Metadata: &runtimeapi.ContainerMetadata{Name: name}, Image: &runtimeapi.ImageSpec{Image: imageName}, LogPath: name + "/sub/0.log",
+		}}
+	}
+	n.must(os.Symlink(elsewhere, logs+"/created"))
+	_, err := n.rs.CreateContainer(n.t.Context(), asked("created"))
+	n.wantRefused("a container whose log's directory is elsewhere", err, codes.InvalidArgument, "created")
+	empty("creation")
+
+	id := n.create(sandbox, cfg, "started", nested, "sleep", "forever")
+	n.must(os.RemoveAll(logs + "/started"))
+	n.must(os.Mkdir(elsewhere+"/sub", 0o755))
+	n.must(os.Symlink(elsewhere, logs+"/started"))
+	_, err = n.rs.StartContainer(n.t.Context(), &runtimeapi.StartContainerRequest{ContainerId: id})
+	if status.Code(err) != codes.InvalidArgument {
+		n.t.Errorf("a start with a log elsewhere: %v, want InvalidArgument", err)
+	}
+	n.must(os.Remove(elsewhere + "/sub")) // which is empty
+	empty("start")
+
+	id = n.create(sandbox, cfg, "rotates", nested, "lines", "--interval", "5ms", "0")
+	n.startContainer(id)
+	n.must(os.Rename(logs+"/rotates", logs+"/rotated"))
+	n.must(os.Mkdir(elsewhere+"/sub", 0o755))
+	n.must(os.Symlink(elsewhere, logs+"/rotates"))
+	for _, when := range []string{"before", "after"} {
+		if _, err := n.rs.ReopenContainerLog(n.t.Context(), &runtimeapi.ReopenContainerLogRequest{ContainerId: id}); status.Code(err) != codes.InvalidArgument {
+			n.t.Errorf("%s the keeper was killed: reopening a log elsewhere: %v, want InvalidArgument", when, err)
+		}
+		if when == "before" {
+			n.killKeeper()
+		}
+	}
+	n.must(os.Remove(elsewhere + "/sub"))
+	empty("rotation")
+	n.must(os.Remove(logs + "/rotates"))
+	n.must(os.MkdirAll(logs+"/rotates/sub", 0o755))
+	_, err = n.rs.ReopenContainerLog(n.t.Context(), &runtimeapi.ReopenContainerLogRequest{ContainerId: id})
+	n.must(err)
+	n.waitFor(func() bool {
+		fi, err := os.Stat(logs + "/rotates/sub/0.log")
+		return err == nil && fi.Size() > 0
+	}, "lines in the new log")
 }

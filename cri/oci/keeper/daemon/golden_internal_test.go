@@ -18,6 +18,9 @@ func TestRecordStays(t *testing.T) {
 			Key: 5, Run: 9, Roles: []role{roleStdout, roleStderr, roleRuntime, roleConsole},
 			Start: wire.StartRequest{Command: wire.Command{Args: []string{"/r"}, Dir: "/b", PIDFile: "pid"}, Log: "/log"},
 		},
+		`{"key":5,"start":{"command":{"args":null,"dir":""},"log":"/logs/c/0.log","logDir":"/logs"},"roles":["log"]}`: {
+			Key: 5, Start: wire.StartRequest{Log: "/logs/c/0.log", LogDir: "/logs"}, Roles: []role{roleLog},
+		},
 		`{"key":5,"start":{"command":{"args":null,"dir":""},"stdin":true,"stdinOnce":true},"oom":2,"attached":true,"roles":["stdin","terminal","log","process"]}`: {
 			Key: 5, OOM: 2, Attached: true, Start: wire.StartRequest{Stdin: true, StdinOnce: true}, Roles: []role{roleStdin, roleTerminal, roleLog, roleProcess},
 		},

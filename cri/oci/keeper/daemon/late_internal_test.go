@@ -300,7 +300,7 @@ func leftOutput(t *testing.T, id, log string) anchor.Entry {
 	if err := unix.Close(p[1]); err != nil {
 		t.Fatal(err)
 	}
-	fd, err := openLog(log)
+	fd, err := logPlace{path: log}.open()
 	if err != nil {
 		t.Fatal(err)
 	}

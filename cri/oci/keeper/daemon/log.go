@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri/log"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
+	"github.com/nodekit-project/nodekit/internal/beneath"
 	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
@@ -18,10 +20,10 @@ import (
 // that are written meanwhile and nothing else: the container must neither block nor fail
 // because of it.
 type logFile struct {
-	path string
-	key  uint64        // of the container
-	mine chan struct{} // holds a token while the file is not in use
-	fd   int
+	place logPlace
+	key   uint64        // of the container
+	mine  chan struct{} // holds a token while the file is not in use
+	fd    int
 	// torn is set after a write that failed halfway: the next one begins with a newline,
 	// so that one damaged record does not damage another.
 	torn bool
@@ -30,21 +32,30 @@ type logFile struct {
 	unseen bool
 }
 
-func newLogFile(path string, key uint64, fd int) *logFile {
-	l := &logFile{path: path, key: key, fd: fd, unseen: true, mine: make(chan struct{}, 1)}
+// logPlace says where a log is: see wire.StartRequest.
+type logPlace struct{ path, dir string }
+
+func placeOf(r *wire.StartRequest) logPlace { return logPlace{r.Log, r.LogDir} }
+
+func newLogFile(place logPlace, key uint64, fd int) *logFile {
+	l := &logFile{place: place, key: key, fd: fd, unseen: true, mine: make(chan struct{}, 1)}
 	l.mine <- struct{}{}
 	return l
 }
 
-// openLog opens or creates a log file. A container may be able to write to the directory
+// open opens or creates the log file. A container may be able to write to the directory
 // of its log: if it puts something else there, such as a symbolic link or a pipe that
 // nobody reads, that is refused.
-func openLog(path string) (fd int, err error) {
-	again(func() error {
-		fd, err = unix.Open(path, unix.O_CREAT|unix.O_RDWR|unix.O_APPEND|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o640)
-		return err
-	})
-	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) {
+func (p logPlace) open() (fd int, err error) {
+	const flags = unix.O_CREAT | unix.O_RDWR | unix.O_APPEND | unix.O_NONBLOCK
+	dir, name := p.dir, ""
+	if dir == "" {
+		dir = filepath.Dir(p.path)
+	}
+	if name, err = filepath.Rel(dir, p.path); err == nil {
+		fd, err = beneath.Open(dir, name, flags, 0o640)
+	}
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV) || errors.Is(err, unix.ENXIO) {
 		err = fault.Invalid.Wrap(err)
 	}
 	if err == nil {
@@ -53,7 +64,7 @@ func openLog(path string) (fd int, err error) {
 		}
 	}
 	if err != nil {
-		return -1, fmt.Errorf("opening the container log %q: %w", path, err)
+		return -1, fmt.Errorf("opening the container log %q: %w", p.path, err)
 	}
 	return fd, nil
 }
@@ -81,13 +92,13 @@ func (l *logFile) reopen(keep func(fd int) error) error {
 	select {
 	case <-l.mine:
 	case <-time.After(reopenLimit):
-		return fault.Unavailable.Errorf("reopening the container log %q: a write to it does not end", l.path)
+		return fault.Unavailable.Errorf("reopening the container log %q: a write to it does not end", l.place.path)
 	}
 	defer func() { l.mine <- struct{}{} }()
 	if l.fd < 0 {
 		return nil
 	}
-	fd, err := openLog(l.path)
+	fd, err := l.place.open()
 	if err != nil {
 		return err
 	}

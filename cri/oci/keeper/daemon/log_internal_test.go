@@ -30,7 +30,7 @@ func TestOpenLogTouchesNoOtherFile(t *testing.T) {
 		if err := errors.Join(os.WriteFile(other, []byte("kept"), 0o600), put(path, other)); err != nil {
 			t.Fatal(err)
 		}
-		fd, err := openLog(path)
+		fd, err := logPlace{path: path}.open()
 		if err == nil {
 			t.Errorf("%s was opened", name)
 			unix.Close(fd)
@@ -43,7 +43,7 @@ func TestOpenLogTouchesNoOtherFile(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "0.log")
 	for range 2 { // made, and gone on with
-		fd, err := openLog(path)
+		fd, err := logPlace{path: path}.open()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +60,7 @@ func TestLostLog(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	std.log = newLogFile("lost", 1, 1<<30)
+	std.log = newLogFile(logPlace{path: "lost"}, 1, 1<<30)
 	if err := std.pump(); err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestTakeoverOfALostLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	*k.slot = slot{busy: 1, key: 1, size: 50, take: 7}
-	if err := newLogFile("lost", 1, 1<<30).finish(k, -1); err == nil {
+	if err := newLogFile(logPlace{path: "lost"}, 1, 1<<30).finish(k, -1); err == nil {
 		t.Error("nobody is told")
 	}
 	if n := held(k.transit[0]); n > 0 || k.slot.busy != 0 {
@@ -118,11 +118,11 @@ func TestTornLog(t *testing.T) {
 		if err := os.WriteFile(path, []byte(before), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		fd, err := openLog(path)
+		fd, err := logPlace{path: path}.open()
 		if err != nil {
 			t.Fatal(err)
 		}
-		l := newLogFile(path, 1, fd)
+		l := newLogFile(logPlace{path: path}, 1, fd)
 		for _, text := range []string{"one\n", "two\n"} {
 			if _, err := w.WriteString(text); err != nil {
 				t.Fatal(err)
@@ -155,11 +155,11 @@ func TestFullLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "0.log")
-	fd, err := openLog(path)
+	fd, err := logPlace{path: path}.open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := newLogFile(path, 1, fd)
+	l := newLogFile(logPlace{path: path}, 1, fd)
 	line := strings.Repeat("x", 99) + "\n"
 	fits := os.Getpagesize() / len(line)
 	l.inspect(0)

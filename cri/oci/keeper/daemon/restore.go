@@ -200,7 +200,7 @@ func (s *server) restoreStdio(hold *holding) (*stdio, error) {
 		std.stdin = os.NewFile(uintptr(in), "stdin")
 	}
 	if fd := hold.get(roleLog); fd >= 0 {
-		std.log = newLogFile(hold.rec.Start.Log, hold.rec.Key, fd)
+		std.log = newLogFile(placeOf(&hold.rec.Start), hold.rec.Key, fd)
 	}
 	return std, nil
 }

@@ -94,15 +94,15 @@ func (s *stdio) open() (child childFiles, err error) {
 // openLog opens the log of a container that is being started. The start must already be
 // recorded: whoever finds only a log takes the container for one that ran.
 func (s *stdio) openLog() error {
-	path := s.hold.rec.Start.Log
-	if path == "" || s.log != nil {
+	place := placeOf(&s.hold.rec.Start)
+	if place.path == "" || s.log != nil {
 		return nil
 	}
-	fd, err := openLog(path)
+	fd, err := place.open()
 	if err != nil {
 		return err
 	}
-	s.log = newLogFile(path, s.hold.rec.Key, fd)
+	s.log = newLogFile(place, s.hold.rec.Key, fd)
 	return s.hold.change(s.roles)
 }
 

@@ -24,7 +24,7 @@ func interrupted(t *testing.T, s *server, path, text string, written int) (std *
 	if err := os.WriteFile(path, []byte(before+string(out[:written])), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	fd, err := openLog(path)
+	fd, err := logPlace{path: path}.open()
 	if err != nil {
 		t.Fatal(err)
 	}

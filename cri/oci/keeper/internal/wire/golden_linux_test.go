@@ -48,6 +48,7 @@ var samples = map[string]sample{
 	"hello":        {since: 1, message: &Request{Version: 1, Op: OpHello}},
 	"start":        {since: 1, message: &Request{Version: 1, Op: OpStart, ID: "c", Start: &StartRequest{Command: *command, Log: "/log", Stdin: true, StdinOnce: true, OOMFile: "/oom"}}},
 	"start-bare":   {since: 1, message: &Request{Version: 1, Op: OpStart, ID: "c", Start: &StartRequest{Command: Command{Args: []string{"/r"}, Dir: "/", PIDFile: "pid"}}}},
+	"start-below":  {since: 2, message: &Request{Version: 1, Op: OpStart, ID: "c", Start: &StartRequest{Command: *command, Log: "/logs/c/0.log", LogDir: "/logs"}}},
 	"runtime":      {since: 1, message: &Request{Version: 1, Op: OpRuntime, Command: &Command{Args: []string{"/r"}, Dir: "/"}}},
 	"signal":       {since: 1, message: &Request{Version: 1, Op: OpSignal, ID: "c", Signal: 15}},
 	"signal-await": {since: 2, message: &Request{Version: 1, Op: OpSignal, ID: "c", Signal: 9, Await: 100}}, // earlier keepers pass it over

@@ -173,8 +173,10 @@ type Command struct {
 type StartRequest struct {
 	Command Command `json:"command"`
 	// Log is the container's log file; if it is empty, only attached clients see the
-	// output.
+	// output. LogDir is the directory above it below which no symbolic link is followed;
+	// servers of the first versions did not name one.
 	Log       string `json:"log,omitempty"`
+	LogDir    string `json:"logDir,omitempty"`
 	Stdin     bool   `json:"stdin,omitempty"`     // keep its standard input open
 	StdinOnce bool   `json:"stdinOnce,omitempty"` // close it after the first attach
 	// OOMFile is read when the container ends: its line "oom_kill N" shows whether the
