@@ -53,22 +53,28 @@ func newBenchCommand() *cobra.Command {
 	var f benchFlags
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "Measure a Pod's way from its manifest file to Ready, and what a node does beside",
-		Long: `Bench runs a node and measures, over and over, how long a Pod of one container takes
-from the moment its manifest appears in the node's directory until it is Ready, and how
-long its removal takes, with the steps that they are made of.
+		Short: "Measure how long a node takes to start and remove a Pod, and other parts of a node",
+		Long: `Bench runs a node and measures repeatedly how long a Pod with one container takes to
+become Ready after its manifest file appears, how long its removal takes, and the steps of
+both.
 
-With --against a second node on another runtime takes turns with it:
+With --against, it alternates with a second node on another container runtime:
 
   nodekit bench --against unix:///run/containerd/containerd.sock`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
+		PersistentPreRunE: func(*cobra.Command, []string) error { // of the commands below it, too
+			if f.rounds < 1 {
+				return fault.Invalid.Errorf("--rounds %d: want 1 or more", f.rounds)
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return runBench(cmd, &f) },
 	}
 	fs := cmd.PersistentFlags()
-	fs.BoolVarP(&f.verbose, "verbose", "v", false, "log every call to every plugin")
-	fs.IntVar(&f.rounds, "rounds", 20, "how often to measure")
-	fs.StringVar(&f.image, "image", "nodekit.dev/podtool:v1", "the image of the container: podtool under any name that the runtimes have")
-	cmd.Flags().StringVar(&f.endpoint, "against", "", "also measure a node on the CRI runtime at this `socket`, alternating")
+	fs.BoolVarP(&f.verbose, "verbose", "v", false, "log every call of a plugin")
+	fs.IntVar(&f.rounds, "rounds", 20, "`number` of measurements")
+	fs.StringVar(&f.image, "image", "nodekit.dev/podtool:v1", "`image` of the container: podtool, by a name that all runtimes know")
+	cmd.Flags().StringVar(&f.endpoint, "against", "", "also measure a node on the CRI runtime at this `socket`")
 	fs.BoolVar(&f.progress, "progress", false, "show each round")
 	cmd.AddCommand(newBenchStartCommand(&f), newBenchApplyCommand(&f), newBenchExitCommand(&f), newBenchRestartCommand(&f), newBenchAPICommand(&f),
 		newBenchCNICommand(&f), newBenchCRICommand(&f))

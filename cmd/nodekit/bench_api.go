@@ -37,9 +37,9 @@ func newBenchAPICommand(f *benchFlags) *cobra.Command {
 		Use:   "api",
 		Short: "Measure the Kubernetes API under many objects and watches",
 		Long: `Bench api fills a node's Kubernetes API with ConfigMaps, opens watches on all of them, and
-measures how long a change takes until every watch has been told of it. Watchers and
-server are one process, so the memory printed is that of both.`,
-		Args: cobra.NoArgs,
+measures how long a change takes to reach every watch. Watchers and server are one
+process, so the memory printed is that of both.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			dir, err := makeRunDir()
 			if err != nil {
@@ -54,9 +54,9 @@ server are one process, so the memory printed is that of both.`,
 			return load.run(cmd, n)
 		},
 	}
-	cmd.Flags().IntVar(&load.objects, "objects", load.objects, "how many objects there are")
-	cmd.Flags().IntVar(&load.watches, "watches", load.watches, "how many watches there are on all of them")
-	cmd.Flags().IntVar(&load.changes, "changes", load.changes, "how many changes are measured")
+	cmd.Flags().IntVar(&load.objects, "objects", load.objects, "`number` of objects")
+	cmd.Flags().IntVar(&load.watches, "watches", load.watches, "`number` of watches on all objects")
+	cmd.Flags().IntVar(&load.changes, "changes", load.changes, "`number` of changes to measure")
 	return cmd
 }
 

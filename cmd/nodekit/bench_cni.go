@@ -16,11 +16,11 @@ func newBenchCNICommand(f *benchFlags) *cobra.Command {
 	var inside bool
 	cmd := &cobra.Command{
 		Use:   "cni",
-		Short: "Measure the CNI plugins beside upstream's",
-		Long: `Bench cni calls the CNI plugins that come with nodekit in every way in which a runtime can,
-in turn with upstream's (make upstream builds those), and what the machine asks for at
-least. All of it happens in namespaces of its own, so that nothing is left however it ends.`,
-		Args: cobra.NoArgs,
+		Short: "Measure the CNI plugins, compared with upstream's",
+		Long: `Bench cni calls nodekit's CNI plugins in every way in which a container runtime can,
+alternating with upstream's, which "make upstream" builds, and measures the least time that
+the machine needs. It works in its own namespaces, so that nothing is left however it ends.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Rounds = f.rounds
 			o.Out = cmd.OutOrStdout()
@@ -40,11 +40,11 @@ least. All of it happens in namespaces of its own, so that nothing is left howev
 	}
 	fs := cmd.Flags()
 	bin := besideMe()
-	fs.StringVar(&o.CNI, "cni", filepath.Join(bin, "cni"), "nodekit's CNI plugins, an `executable`")
-	fs.StringVar(&o.Shim, "shim", filepath.Join(bin, "cni-shim"), "nodekit's thin plugin before a daemon, an `executable`")
-	fs.StringVar(&o.Upstream, "upstream", filepath.Join(bin, "upstream"), "the `directory` of upstream's plugins; without it ours are measured alone")
-	fs.StringVar(&o.Data, "data", "", "the `directory` where reservations are kept, which is made and removed; by default one in memory")
-	fs.StringSliceVar(&o.Only, "only", nil, "only these tables: "+cnibench.Names())
+	fs.StringVar(&o.CNI, "cni", filepath.Join(bin, "cni"), "`executable` of nodekit's CNI plugins")
+	fs.StringVar(&o.Shim, "shim", filepath.Join(bin, "cni-shim"), "`executable` of cni-shim")
+	fs.StringVar(&o.Upstream, "upstream", filepath.Join(bin, "upstream"), "`directory` of upstream's plugins; if it does not exist, only nodekit's are measured")
+	fs.StringVar(&o.Data, "data", "", "`directory` for address reservations, which is created and removed; by default in memory")
+	fs.StringSliceVar(&o.Only, "only", nil, "measure only these `tables`: "+cnibench.Names())
 	fs.BoolVar(&inside, "inside", false, "")
 	if err := fs.MarkHidden("inside"); err != nil {
 		panic(err) // the flag is above

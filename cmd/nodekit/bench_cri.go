@@ -17,16 +17,16 @@ func newBenchCRICommand(f *benchFlags) *cobra.Command {
 	var inside bool
 	cmd := &cobra.Command{
 		Use:   "cri",
-		Short: "Measure the CRI runtime beside containerd",
-		Long: `Bench cri calls the reference runtime, on crun and on runc, and in turn with it the
-containerd that is installed, as a kubelet does. All of it happens in namespaces of its
-own. With --against it calls a runtime that runs already, too:
+		Short: "Measure the CRI runtime, compared with containerd",
+		Long: `Bench cri calls the reference runtime, with crun and with runc, as a kubelet does,
+alternating with the installed containerd. It works in its own namespaces. With --against
+it also calls a runtime that is already running:
 
   nodekit bench cri --against mine=unix:///run/mine.sock --image mine/podtool:v1
 
-On a host with both versions of cgroups it mounts the hugetlb controller for the time
-if a side runs on crun, which refuses to work there otherwise.`,
-		Args: cobra.NoArgs,
+On a host with both cgroup versions it mounts the hugetlb controller while it runs, because
+crun refuses to work there otherwise.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !inside {
 				err := isolate.Run(cmd.Context(), append(os.Args[1:], "--inside"), true)
@@ -54,12 +54,12 @@ if a side runs on crun, which refuses to work there otherwise.`,
 	fs := cmd.Flags()
 	bin := besideMe()
 	o.Nodekit = filepath.Join(bin, "nodekit")
-	fs.StringVar(&o.Podtool, "podtool", filepath.Join(bin, "podtool"), "the containers' static `program`")
-	fs.StringVar(&o.CNI, "cni", filepath.Join(bin, "upstream"), "the `directory` of containerd's CNI plugins (make upstream builds those)")
-	fs.StringSliceVar(&o.Endpoint, "against", nil, "also measure the runtime at this socket, as `NAME[@HANDLER]=ENDPOINT`")
-	fs.IntVar(&o.Pods, "pods", 100, "how many Pods come at once")
-	fs.StringSliceVar(&o.Only, "only", nil, "only these tables: "+cribench.Names())
-	fs.StringArrayVar(&o.Sides, "sides", nil, "only sides whose names begin so, as nodekit or \"containerd, runc\"")
+	fs.StringVar(&o.Podtool, "podtool", filepath.Join(bin, "podtool"), "static `program` that the containers run")
+	fs.StringVar(&o.CNI, "cni", filepath.Join(bin, "upstream"), "`directory` of CNI plugins for containerd, which \"make upstream\" builds")
+	fs.StringSliceVar(&o.Endpoint, "against", nil, "also measure the CRI runtime at this `NAME[@HANDLER]=ENDPOINT`")
+	fs.IntVar(&o.Pods, "pods", 100, "`number` of Pods that are created at once")
+	fs.StringSliceVar(&o.Only, "only", nil, "measure only these `tables`: "+cribench.Names())
+	fs.StringArrayVar(&o.Sides, "sides", nil, "measure only `sides` whose names begin with this, such as nodekit or \"containerd, runc\"")
 	fs.BoolVar(&inside, "inside", false, "")
 	if err := fs.MarkHidden("inside"); err != nil {
 		panic(err) // the flag is above

@@ -24,8 +24,8 @@ import (
 func newBenchExitCommand(f *benchFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "exit",
-		Short: "Measure how soon a node acts on the death of a container",
-		Args:  cobra.NoArgs,
+		Short: "Measure how fast a node reacts to the end of a container",
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			b := &exitBench{flags: f}
 			if b.dir, b.node, err = f.node(cmd.Context(), &call.Observer{Done: b.observe}); err != nil {

@@ -26,8 +26,8 @@ import (
 func newBenchStartCommand(f *benchFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "start",
-		Short: "Measure a node's start until Pods can run on it",
-		Args:  cobra.NoArgs,
+		Short: "Measure how long a node takes to start",
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.table(cmd, "node start until Pods can run, with the Kubernetes API up: at a new root, and again at the same",
 				bench.Side{Name: "new root", Run: func(ctx context.Context) (bench.Sample, error) { return f.start(ctx, false) }},
@@ -115,8 +115,8 @@ func (f *benchFlags) start(ctx context.Context, again bool) (s bench.Sample, err
 func newBenchApplyCommand(f *benchFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "apply",
-		Short: "Measure from kubectl apply, or one request, to a running container",
-		Args:  cobra.NoArgs,
+		Short: "Measure the time from kubectl apply, or an API request, to a running container",
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			b, err := newApplyBench(cmd.Context(), f)
 			if err != nil {
@@ -224,8 +224,8 @@ func newBenchRestartCommand(f *benchFlags) *cobra.Command {
 	pods := 100
 	cmd := &cobra.Command{
 		Use:   "restart",
-		Short: "Measure a node's restart under running Pods",
-		Args:  cobra.NoArgs,
+		Short: "Measure the restart of a node with running Pods",
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			b := &restartBench{flags: f, pods: pods, looked: map[string]bool{}, all: make(chan struct{})}
 			if err := b.fill(cmd.Context()); err != nil {
@@ -236,7 +236,7 @@ func newBenchRestartCommand(f *benchFlags) *cobra.Command {
 				bench.Side{Name: "restart", Run: b.run})
 		},
 	}
-	cmd.Flags().IntVar(&pods, "pods", pods, "how many Pods run meanwhile")
+	cmd.Flags().IntVar(&pods, "pods", pods, "`number` of running Pods")
 	return cmd
 }
 

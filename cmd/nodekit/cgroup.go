@@ -11,8 +11,8 @@ type cgroupDriver struct{ systemd *bool }
 
 // addCgroupDriver adds the flag; it sets systemd.
 func addCgroupDriver(cmd *cobra.Command, systemd *bool) {
-	cmd.Flags().Var(cgroupDriver{systemd}, "cgroup-driver", "who makes the reference runtime's cgroups: cgroupfs (files) or systemd; "+
-		"another runtime is asked, and this counts where it does not say")
+	cmd.Flags().Var(cgroupDriver{systemd}, "cgroup-driver", "cgroup driver of the reference runtime, cgroupfs or systemd; "+
+		"for another runtime it is only used if that does not report its own")
 }
 
 // String implements pflag.Value.

@@ -10,9 +10,9 @@ type classFlags struct {
 
 func (f *classFlags) addTo(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.blockIO, "blockio-config-file", "", "let Pods choose the block I/O classes in this `file`, "+
-		"which is in goresctrl's format, by the annotation blockio.resources.beta.kubernetes.io/pod")
-	fs.StringArrayVar(&f.rdt, "rdt-class", nil, "let Pods choose this `group` of resctrl, by the annotation rdt.resources.beta.kubernetes.io/pod")
+	fs.StringVar(&f.blockIO, "blockio-config-file", "", "`file` of block I/O classes, in goresctrl's YAML format, "+
+		"which Pods choose with the annotation blockio.resources.beta.kubernetes.io/pod")
+	fs.StringArrayVar(&f.rdt, "rdt-class", nil, "resctrl `group` that Pods may choose with the annotation rdt.resources.beta.kubernetes.io/pod; may be repeated")
 }
 
 // parse returns the absolute path of the file, and the groups.

@@ -22,9 +22,9 @@ import (
 func newConformCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "conform",
-		Short: "Hold a plugin to its specification",
-		Long: `Conform runs a conformance suite against a plugin in any language and prints which
-sentence of the specification it broke. The exit code is 1 when a MUST rule failed.`,
+		Short: "Test a plugin against its specification",
+		Long: `Conform runs a conformance suite against a plugin, in any language, and prints which
+sentence of the specification it violates. The exit code is 1 if a MUST rule failed.`,
 	}
 	cmd.AddCommand(newConformCNICommand(), newConformCSICommand(), newConformDeviceCommand(), newConformCRICommand(),
 		newConformCNIRuntimeCommand(), newConformCRIClientCommand(), newConformRulesCommand())
@@ -48,15 +48,15 @@ type conformFlags struct {
 func (f *conformFlags) addTo(cmd *cobra.Command) {
 	f.verbosity.addTo(cmd)
 	fs := cmd.Flags()
-	fs.Lookup("verbose").Usage = "log in detail: the CNI and CSI suites, every call"
-	fs.StringVar(&f.tier, "tier", "crash", "how far to go: quick, crash (kills the plugin) or soak")
-	fs.StringSliceVar(&f.rules, "rule", nil, "run only these rules, by id or pattern (CNI-DEL-*)")
-	fs.BoolVar(&f.strict, "strict", false, "fail when a SHOULD is not met, too")
-	fs.IntVar(&f.parallel, "parallel", 0, "run so many rules at a time, if suite and plugin allow it; 0: as many as the suite wants for each processor")
-	fs.DurationVar(&f.timeout, "timeout", 0, "how long one rule may take; 0: 30s for a quick one, 2m for one that kills")
+	fs.Lookup("verbose").Usage = "log in detail; the CNI and CSI suites log every call"
+	fs.StringVar(&f.tier, "tier", "crash", "last `tier` of rules to run: quick, crash (kills the plugin) or soak")
+	fs.StringSliceVar(&f.rules, "rule", nil, "run only these `rules`, by id or pattern (CNI-DEL-*)")
+	fs.BoolVar(&f.strict, "strict", false, "also fail if a SHOULD rule is not met")
+	fs.IntVar(&f.parallel, "parallel", 0, "`number` of rules to run at a time, if the suite and the plugin allow it; 0 lets the suite choose")
+	fs.DurationVar(&f.timeout, "timeout", 0, "`time` that one rule may take; 0 means 30s for a quick rule and 2m for one that kills")
 	fs.Uint64Var(&f.seed, "seed", 0, "repeat the random choices of an earlier run")
 	fs.StringVar(&f.profile, "profile", "", "YAML `file` in which the plugin's author declares facts and waivers")
-	fs.StringVarP(&f.output, "output", "o", "text", "what to print: text, json, junit or html")
+	fs.StringVarP(&f.output, "output", "o", "text", "output `format`: text, json, junit or html")
 	fs.StringArrayVar(&f.reports, "report", nil, "also write a report to this `file`: .json, .xml (JUnit), .html or .txt")
 }
 
@@ -172,10 +172,10 @@ func (f *conformFlags) checkFormats() error {
 // checkReport returns the reason why no file can be written at path.
 func checkReport(path string) error {
 	if fi, err := os.Stat(path); err == nil && fi.IsDir() {
-		return fault.Invalid.Errorf("report %q: it is a directory: name a file", path)
+		return fault.Invalid.Errorf("--report %q: it is a directory: name a file", path)
 	}
 	if fi, err := os.Stat(filepath.Dir(path)); err != nil || !fi.IsDir() {
-		return fault.Invalid.Errorf("report %q: there is no directory %q: make it first", path, filepath.Dir(path))
+		return fault.Invalid.Errorf("--report %q: there is no directory %q: make it first", path, filepath.Dir(path))
 	}
 	return nil
 }
@@ -184,11 +184,11 @@ func checkReport(path string) error {
 func (f *conformFlags) checkValues(cmd *cobra.Command) error {
 	switch {
 	case f.parallel < 0:
-		return fault.Invalid.Errorf("--parallel %d: want how many rules run at a time, or 0", f.parallel)
+		return fault.Invalid.Errorf("--parallel %d: want the number of rules to run at a time, or 0", f.parallel)
 	case f.timeout < 0:
-		return fault.Invalid.Errorf("--timeout %v: want a time above zero, or 0", f.timeout)
+		return fault.Invalid.Errorf("--timeout %v: want a positive duration, such as 90s, or 0", f.timeout)
 	case cmd.Flags().Changed("rule") && len(f.rules) == 0:
-		return fault.Invalid.Errorf("--rule is empty: name a rule or a pattern, or leave it out for all")
+		return fault.Invalid.Errorf("--rule is empty: name a rule or a pattern, or leave the flag out to run all")
 	}
 	return nil
 }
@@ -198,13 +198,13 @@ func checkFormat(format string) error {
 	case "text", "json", "junit", "html":
 		return nil
 	}
-	return fault.Invalid.Errorf("output format %q: want text, json, junit or html", format)
+	return fault.Invalid.Errorf("--output %q: want text, json, junit or html", format)
 }
 
 func formatOf(path string) (string, error) {
 	format, known := map[string]string{".json": "json", ".xml": "junit", ".html": "html", ".txt": "text"}[filepath.Ext(path)]
 	if !known {
-		return "", fault.Invalid.Errorf("report %q: want a name that ends in .json, .xml, .html or .txt", path)
+		return "", fault.Invalid.Errorf("--report %q: want a name that ends in .json, .xml, .html or .txt", path)
 	}
 	return format, nil
 }

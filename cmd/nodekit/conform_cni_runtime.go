@@ -13,27 +13,28 @@ func newConformCNIRuntimeCommand() *cobra.Command {
 	var exec string
 	cmd := &cobra.Command{
 		Use:   "cni-runtime --exec COMMAND | --add COMMAND --del COMMAND",
-		Short: "Hold a container runtime to the runtime's side of the CNI specification",
-		Long: `The suite gives the runtime a network of plugins that record what they are called with,
-and drives it in one of two ways.
+		Short: "Test a container runtime against its side of the CNI specification",
+		Long: `The suite configures the runtime with a network of CNI plugins that record each call, and
+drives it in one of two ways.
 
-A CRI runtime is started by --exec anew for each rule, with CONTAINER_RUNTIME_ENDPOINT,
-STATE_DIRECTORY, CNI_CONF_DIR and CNI_BIN_DIR in its environment; $(CNI_CONF_DIR) and the
-like in its arguments are replaced. --ready is repeated after that until it succeeds:
+For a CRI runtime, the suite starts the command of --exec for each rule, with
+CONTAINER_RUNTIME_ENDPOINT, STATE_DIRECTORY, CNI_CONF_DIR and CNI_BIN_DIR in its
+environment; $(CNI_CONF_DIR) and so on are replaced in its arguments. It then repeats the
+command of --ready, if there is one, until that succeeds:
 
   nodekit conform cni-runtime --exec 'nodekit serve runtime --ephemeral
     --endpoint $(CONTAINER_RUNTIME_ENDPOINT) --root $(STATE_DIRECTORY)/root
     --run $(STATE_DIRECTORY)/run --cni-conf-dir $(CNI_CONF_DIR) --cni-bin-dir $(CNI_BIN_DIR)'
 
-Any other runtime is driven by a command for each verb that it has. They are run by
-/bin/sh and find the container in $ID, $NETNS, $IFNAME, $CNI_ARGS and $CAP_ARGS (JSON, with
-port mappings if --ports says that plugins get them from there), the directories in $CONF_DIR, $BIN_DIR and $STATE_DIR, and for --gc what to keep in
-$VALID_ATTACHMENTS (JSON):
+Any other runtime is driven by one command for each CNI operation that it supports, which
+/bin/sh runs. These variables describe the container: $ID, $NETNS, $IFNAME, $CNI_ARGS and
+$CAP_ARGS (JSON; with port mappings if --ports is given). $CONF_DIR, $BIN_DIR and $STATE_DIR
+are directories, and $VALID_ATTACHMENTS (JSON) is what --gc must keep:
 
   nodekit conform cni-runtime \
     --add 'CNI_PATH=$BIN_DIR NETCONFPATH=$CONF_DIR CNI_IFNAME=$IFNAME cnitool add suite-net $NETNS' \
     --del 'CNI_PATH=$BIN_DIR NETCONFPATH=$CONF_DIR CNI_IFNAME=$IFNAME cnitool del suite-net $NETNS'`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, err := cniRuntimeTarget(exec, verbs)
 			if err != nil {
@@ -44,16 +45,16 @@ $VALID_ATTACHMENTS (JSON):
 	}
 	f.addTo(cmd)
 	fs := cmd.Flags()
-	fs.StringVar(&exec, "exec", "", "the `command` that starts a CRI runtime")
-	fs.StringVar(&verbs.Add, "add", "", "the `command` that connects a container")
-	fs.StringVar(&verbs.Del, "del", "", "the `command` that disconnects it")
-	fs.StringVar(&verbs.Check, "check", "", "the `command` that checks it")
-	fs.StringVar(&verbs.GC, "gc", "", "the `command` that collects garbage")
-	fs.StringVar(&verbs.Status, "status", "", "the `command` that fails when the network is not ready")
-	fs.StringVar(&verbs.Serve, "serve", "", "a `command` that runs as long as the runtime does, for the others to reach")
-	fs.StringVar(&verbs.Ready, "ready", "", "a `command` that succeeds once the runtime is ready")
-	fs.BoolVar(&verbs.OwnNetNS, "own-netns", false, "the commands make containers' network namespaces, and $NETNS is empty")
-	fs.BoolVar(&verbs.Ports, "ports", false, "the command of --add hands $CAP_ARGS to the plugins")
+	fs.StringVar(&exec, "exec", "", "`command` that starts a CRI runtime")
+	fs.StringVar(&verbs.Add, "add", "", "`command` that connects a container to the network (ADD)")
+	fs.StringVar(&verbs.Del, "del", "", "`command` that disconnects a container (DEL)")
+	fs.StringVar(&verbs.Check, "check", "", "`command` that checks a container's network (CHECK)")
+	fs.StringVar(&verbs.GC, "gc", "", "`command` that collects garbage (GC)")
+	fs.StringVar(&verbs.Status, "status", "", "`command` that fails if the network is not ready (STATUS)")
+	fs.StringVar(&verbs.Serve, "serve", "", "`command` that starts the daemon that the other commands talk to")
+	fs.StringVar(&verbs.Ready, "ready", "", "`command` that succeeds once the runtime is ready")
+	fs.BoolVar(&verbs.OwnNetNS, "own-netns", false, "the commands create the network namespaces of containers; $NETNS is empty")
+	fs.BoolVar(&verbs.Ports, "ports", false, "the command of --add passes $CAP_ARGS to the plugins")
 	for _, other := range []string{"add", "del", "check", "gc", "status", "serve", "own-netns", "ports"} {
 		cmd.MarkFlagsMutuallyExclusive("exec", other)
 	}
@@ -68,7 +69,7 @@ func cniRuntimeTarget(exec string, verbs cniruntimesuite.Commands) (cniruntimesu
 			return cniruntimesuite.Target{}, fault.Invalid.Errorf("--add and --del must not be empty")
 		}
 		if verbs.Ready != "" && verbs.Serve == "" {
-			return cniruntimesuite.Target{}, fault.Invalid.Errorf("--ready is for a runtime that --serve or --exec starts, and there is none")
+			return cniruntimesuite.Target{}, fault.Invalid.Errorf("--ready is only used with --serve or --exec")
 		}
 		return verbs.Target(), nil
 	}

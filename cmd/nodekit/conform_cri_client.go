@@ -14,25 +14,25 @@ func newConformCRIClientCommand() *cobra.Command {
 	var exec string
 	cmd := &cobra.Command{
 		Use:   "cri-client --exec COMMAND [--profile FILE]",
-		Short: "Hold a kubelet to the client's side of the Container Runtime Interface",
-		Long: `The suite gives the kubelet a runtime that records what it is asked, and a directory of Pod
-manifests. The command starts the kubelet, with CONTAINER_RUNTIME_ENDPOINT,
-MANIFEST_DIRECTORY and STATE_DIRECTORY in its environment; $(MANIFEST_DIRECTORY) and the
-like in its arguments are replaced. It is started once for the rules that harm nobody, and
-anew for each rule that kills it or the runtime.
+		Short: "Test a kubelet against the client's side of the Container Runtime Interface",
+		Long: `The suite gives the kubelet a container runtime that records each call, and a directory of
+Pod manifests. The command of --exec starts the kubelet, with CONTAINER_RUNTIME_ENDPOINT,
+MANIFEST_DIRECTORY and STATE_DIRECTORY in its environment; $(MANIFEST_DIRECTORY) and so on
+are replaced in its arguments. Rules that kill the kubelet or the runtime get a kubelet of
+their own; all others share one.
 
   nodekit conform cri-client --exec 'nodekit node --runtime-endpoint $(CONTAINER_RUNTIME_ENDPOINT)
     --manifests $(MANIFEST_DIRECTORY) --root $(STATE_DIRECTORY)/root --run $(STATE_DIRECTORY)/run'
 
-A profile may name the command instead, and one that is run before it, to write its
-configuration, or after it, to take down what it leaves. It declares what the kubelet
-lacks; nodekit conform rules cri-client lists all that it may declare:
+A profile may name the command instead, a command to run before it, such as to write its
+configuration, and one to run after it, to clean up. It also declares what the kubelet
+lacks; see "nodekit conform rules cri-client" for all facts that it may declare:
 
   facts:
     exec: my-kubelet --config $(STATE_DIRECTORY)/config.yaml
     setup: echo "staticPodPath: $(MANIFEST_DIRECTORY)" >$(STATE_DIRECTORY)/config.yaml
     lacks: runtimeClasses, stopSignals`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target, err := criClientTarget(&f, exec)
 			if err != nil {
@@ -42,7 +42,7 @@ lacks; nodekit conform rules cri-client lists all that it may declare:
 		},
 	}
 	f.addTo(cmd)
-	cmd.Flags().StringVar(&exec, "exec", "", "the `command` that starts the kubelet; empty takes that of the profile")
+	cmd.Flags().StringVar(&exec, "exec", "", "`command` that starts the kubelet; by default that of the profile")
 	return cmd
 }
 
@@ -56,7 +56,7 @@ func criClientTarget(f *conformFlags, exec string) (target criclientsuite.Target
 	}
 	command := criclientsuite.CommandOf(profile)
 	if strings.TrimSpace(exec) == "" {
-		return target, fault.Invalid.Errorf("there is no command that starts the kubelet: give it with --exec, or as the fact exec of a profile")
+		return target, fault.Invalid.Errorf("there is no command that starts the kubelet: give one with --exec, or as the fact exec in a profile")
 	}
 	if command.Exec, err = commandOf(exec); err != nil {
 		return target, err

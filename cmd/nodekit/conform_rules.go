@@ -23,8 +23,8 @@ import (
 func newConformRulesCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "rules SUITE",
-		Short: "List the rules of a suite, and what a profile for it may declare",
-		Args:  cobra.ExactArgs(1),
+		Short: "List the rules of a suite, and the facts that a profile may declare",
+		Args:  oneArg("SUITE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			suites := map[string]func(io.Writer) error{
 				"cni":          lister(cnisuite.Suite()),

@@ -18,15 +18,15 @@ func newConformCNICommand() *cobra.Command {
 	var f conformFlags
 	cmd := &cobra.Command{
 		Use:   "cni BINARY [--profile FILE]",
-		Short: "Hold a CNI plugin to the CNI specification",
-		Long: `The plugin is executed in network namespaces of the suite's own. A profile declares its
-configuration, its state directories and what kind of plugin it is; nodekit conform rules
-cni lists all that it may declare:
+		Short: "Test a CNI plugin against the CNI specification",
+		Long: `The suite executes the plugin in network namespaces that it creates. A profile declares
+the plugin's configuration, its state directories and what kind of plugin it is; see
+"nodekit conform rules cni" for all facts that it may declare:
 
   facts:
     config: '{"bridge": "test0", "ipam": {"type": "suite-ipam"}}'
     dirs: /var/lib/my-plugin`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("BINARY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			profile, err := f.loadProfile()
 			if err != nil {
@@ -53,10 +53,11 @@ func newConformCSICommand() *cobra.Command {
 	var endpoint, exec string
 	cmd := &cobra.Command{
 		Use:   "csi --exec COMMAND | --endpoint unix:///...",
-		Short: "Hold a CSI driver to the Container Storage Interface",
-		Long: `The command is started anew for each rule, with CSI_ENDPOINT, STATE_DIRECTORY and
-NODE_ID in its environment; $(CSI_ENDPOINT) and the like in its arguments are replaced.
-A driver that runs already is reached at its endpoint; rules that kill it do not apply then.
+		Short: "Test a CSI driver against the CSI specification",
+		Long: `The suite starts the command of --exec for each rule, with CSI_ENDPOINT, STATE_DIRECTORY
+and NODE_ID in its environment; $(CSI_ENDPOINT) and so on are replaced in its arguments.
+A driver that is already running is reached with --endpoint; rules that kill it do not
+apply then.
 
   nodekit conform csi --exec './my-driver --endpoint $(CSI_ENDPOINT)'`,
 		Args: takesExec,
@@ -78,10 +79,10 @@ func newConformDeviceCommand() *cobra.Command {
 	var exec string
 	cmd := &cobra.Command{
 		Use:   "deviceplugin --exec COMMAND",
-		Short: "Hold a device plugin to the device plugin API",
-		Long: `The suite plays a kubelet for the plugin that the command starts. $(KUBELET_DIR) in the
-command is replaced by its directory; without it the plugin finds that directory at
-/var/lib/kubelet, in a mount namespace of its own.
+		Short: "Test a device plugin against the device plugin API",
+		Long: `The suite plays the kubelet for the plugin that the command starts. $(KUBELET_DIR) in the
+command is replaced by the kubelet's directory. Without it, the plugin is started in its
+own mount namespace, in which that directory is at /var/lib/kubelet.
 
   nodekit conform deviceplugin --exec ./my-plugin`,
 		Args: takesExec,
@@ -94,7 +95,7 @@ command is replaced by its directory; without it the plugin finds that directory
 		},
 	}
 	f.addTo(cmd)
-	cmd.Flags().StringVar(&exec, "exec", "", "the `command` that starts the plugin (required)")
+	cmd.Flags().StringVar(&exec, "exec", "", "`command` that starts the plugin (required)")
 	requireFlags(cmd, "exec")
 	return cmd
 }
@@ -104,13 +105,15 @@ func newConformCRICommand() *cobra.Command {
 	var endpoint, exec string
 	cmd := &cobra.Command{
 		Use:   "cri --exec COMMAND | --endpoint unix:///...",
-		Short: "Hold a container runtime to the Container Runtime Interface",
-		Long: `The command is started with CONTAINER_RUNTIME_ENDPOINT and STATE_DIRECTORY in its
-environment; $(CONTAINER_RUNTIME_ENDPOINT) and the like in its arguments are replaced. A
-runtime that runs already is reached at its endpoint; rules that kill it do not apply then.
+		Short: "Test a container runtime against the Container Runtime Interface",
+		Long: `The suite starts the command of --exec with CONTAINER_RUNTIME_ENDPOINT and STATE_DIRECTORY
+in its environment; $(CONTAINER_RUNTIME_ENDPOINT) and so on are replaced in its arguments.
+A runtime that is already running is reached with --endpoint; rules that kill it do not
+apply then.
 
-The images of the rules are served by a registry of the suite's own on 127.0.0.1. A profile
-declares what the runtime lacks; nodekit conform rules cri lists all that it may declare:
+The suite serves the images that it needs from its own registry on 127.0.0.1. A profile
+declares what the runtime lacks; see "nodekit conform rules cri" for all facts that it may
+declare:
 
   facts:
     lacks: imageVolumes, cdi`,
@@ -128,7 +131,7 @@ declares what the runtime lacks; nodekit conform rules cri lists all that it may
 				return err
 			}
 			if os.Geteuid() != 0 {
-				return errors.New("looking at what a runtime makes and leaves on the machine needs root: run it as root")
+				return errors.New("the CRI suite inspects what a runtime creates on the machine, which needs root: run it as root")
 			}
 			return conform(cmd, args, &f, crisuite.Suite(), target)
 		},
@@ -139,8 +142,8 @@ declares what the runtime lacks; nodekit conform rules cri lists all that it may
 }
 
 func addTargetFlags(cmd *cobra.Command, exec, endpoint *string) {
-	cmd.Flags().StringVar(exec, "exec", "", "the `command` that starts what is tested")
-	cmd.Flags().StringVar(endpoint, "endpoint", "", "the `socket` of what is tested, when it runs already")
+	cmd.Flags().StringVar(exec, "exec", "", "`command` that starts what is tested")
+	cmd.Flags().StringVar(endpoint, "endpoint", "", "`socket` of what is tested, if it is already running")
 	cmd.MarkFlagsMutuallyExclusive("exec", "endpoint")
 	cmd.MarkFlagsOneRequired("exec", "endpoint")
 }
@@ -150,7 +153,7 @@ func takesExec(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	return fault.Invalid.Errorf("%s takes no arguments: --exec %q starts what is tested", cmd.CommandPath(), strings.Join(args, " "))
+	return fault.Invalid.Errorf("%s takes no arguments: give the command with --exec %q", cmd.CommandPath(), strings.Join(args, " "))
 }
 
 func execOrEndpoint(exec, endpoint string) ([]string, error) {

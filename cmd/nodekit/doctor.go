@@ -13,10 +13,10 @@ func newDoctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check whether this machine can run a node",
-		Long: `Doctor looks at everything that a node needs from its machine and names, for each
-thing that is missing, the command that mends it. It changes nothing. The exit code is 1
-when something that every node needs is missing.`,
-		Args: cobra.NoArgs,
+		Long: `Doctor checks everything that a node needs from the machine, and prints for each thing
+that is missing the command that provides it. It changes nothing. The exit code is 1 if
+something is missing that every node needs.`,
+		Args: noArgs,
 	}
 	format := addOutputFlag(cmd, "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -106,7 +106,7 @@ func TestWithoutRoot(t *testing.T) {
 	}
 	for _, command := range []string{"kubeconfig", "kubectl"} {
 		cmd := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", filepath.Join(c.bin, "nodekit"), command, "--run", c.tmp)
-		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), secret+": permission denied: it is for root alone: run it with sudo") {
+		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), secret+": permission denied: only root may read it: run it with sudo") {
 			t.Errorf("%s: %v:\n%s", command, err, out)
 		}
 	}
@@ -134,7 +134,7 @@ func TestPluginThatIsNone(t *testing.T) {
 	}
 	for plugin, want := range map[string]string{
 		"./not-there":        `--plugin "./not-there": there is no such file`,
-		"./not-there --flag": `give "./not-there" alone, and its arguments by --plugin-args`,
+		"./not-there --flag": `give only "./not-there" here, and its arguments with --plugin-args`,
 		".":                  "it is a directory",
 		"csi=./main.go":      "it is not executable",
 	} {
@@ -191,31 +191,39 @@ func TestEndpointThatIsNone(t *testing.T) {
 func TestUsedWrongly(t *testing.T) {
 	c := newCLI(t)
 	for _, tt := range []struct{ line, want string }{
-		{"conform cnii", `unknown command "cnii" for "nodekit conform": there are cni, cni-runtime, cri, `},
+		{"conform cnii", `unknown command "cnii" for "nodekit conform": the commands are cni, cni-runtime, cri, `},
 		{"image lst", `unknown command "lst" for "nodekit image"`},
 		{"serve cri", `unknown command "cri" for "nodekit serve"`},
 		{"foo", `unknown command "foo" for "nodekit"`},
-		{"run --plugin /bin/true", "usage: nodekit run FILE [flags]\nnodekit run --help says more"},
+		{"run --plugin /bin/true", "FILE is missing\nusage: nodekit run FILE [flags]\nnodekit run --help says more"},
 		{"run --plugins /bin/true pod.yaml", "unknown flag: --plugins (did you mean \"--plugin\"?)\nusage: nodekit run FILE"},
 		{"node --gpu=3", "unknown flag: --gpu (did you mean \"--gpus\"?)\nusage: nodekit node"},
 		{"node --colour", "unknown flag: --colour\nusage: nodekit node"},
+		{"node --gpus many", "--gpus \"many\": want a whole number\nusage: nodekit node"},
+		{"node --check-network often", "--check-network \"often\": want a duration, such as 90s or 2m\nusage: nodekit node"},
+		{"node --cgroup-driver cgroups", "--cgroup-driver \"cgroups\": want cgroupfs or systemd\nusage: nodekit node"},
+		{"node pod.yaml", "unexpected argument \"pod.yaml\"\nusage: nodekit node"},
+		{"run a.yaml b.yaml", "unexpected argument \"b.yaml\": want one FILE\nusage: nodekit run FILE"},
+		{"image load", "ARCHIVE is missing\nusage: nodekit image load ARCHIVE..."},
+		{"bench --rounds 0", "--rounds 0: want 1 or more"},
+		{"bench start --rounds -1", "--rounds -1: want 1 or more"},
 		{"node -z", "unknown shorthand flag: 'z' in -z\nusage: nodekit node"},
 		{"install --print --runtime-endpoint containerd.sock", "--runtime-endpoint: endpoint \"containerd.sock\": want unix:///absolute/path.sock"},
 		{"kubectl --run", "--run needs the run directory of a node"},
 		{"kubectl --run= get pods", "--run needs the run directory of a node"},
-		{"kubectl get pods --run /nowhere", "--run comes first: nodekit kubectl --run DIR"},
-		{"kubectl --run /nowhere get pods --run=/nowhere", "--run comes first: nodekit kubectl --run DIR"},
-		{"kubectl --run /nowhere exec p -- serve --run /x", "no node has its run directory at \"/nowhere\""},
+		{"kubectl get pods --run /nowhere", "--run must come first: nodekit kubectl --run DIR"},
+		{"kubectl --run /nowhere get pods --run=/nowhere", "--run must come first: nodekit kubectl --run DIR"},
+		{"kubectl --run /nowhere exec p -- serve --run /x", "no node uses the run directory \"/nowhere\""},
 		{"run --runtime-endpoint unix:///r --cni-conf-dir /etc ../../examples/pod.yaml", "--cni-conf-dir is for the reference runtime"},
 		{"run --runtime-endpoint unix:///r --cni-timeout 2m ../../examples/pod.yaml", "--cni-timeout is for the reference runtime"},
-		{"serve runtime --cni-timeout 2", `--cni-timeout "2": want a time above zero`},
+		{"serve runtime --cni-timeout 2", `--cni-timeout "2": want a positive duration`},
 		{"serve runtime --cni-import-cache /var/lib/cni/results", "name its configuration with --cni-conf-dir"},
 		{"node --cni-import-cache /var/lib/cni/results", "name its configuration with --cni-conf-dir"},
 		{"node --runtime-endpoint unix:///r --cni-import-cache /var/lib/cni/results", "--cni-import-cache is for the reference runtime"},
-		{"node --gpus -1", "--gpus -1: want how many to simulate"},
-		{"node --check-network -5s", "--check-network -5s: want a time above zero, or 0"},
-		{"serve runtime --check-network -5s", "--check-network -5s: want a time above zero, or 0"},
-		{"node --cdi-spec-dir e2e_test.go", `--cdi-spec-dir "e2e_test.go": it is no directory`},
+		{"node --gpus -1", "--gpus -1: want the number of GPUs to simulate"},
+		{"node --check-network -5s", "--check-network -5s: want a positive duration, such as 30s, or 0"},
+		{"serve runtime --check-network -5s", "--check-network -5s: want a positive duration, such as 30s, or 0"},
+		{"node --cdi-spec-dir e2e_test.go", `--cdi-spec-dir "e2e_test.go": it is not a directory`},
 		{"install --print --root=", `--root "" and --run "/run/nodekit": want two directories`},
 		{"serve runtime --root=", `--root "" and --run "/run/nodekit": want two directories`},
 		{"serve runtime --root /nowhere --run /nowhere/", `--root and --run are both "/nowhere"`},
@@ -246,9 +254,9 @@ func TestConformRefuses(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"cni", "/bin/true", "-o", "yaml"}, `output format "yaml": want text, json, junit or html`},
-		{[]string{"cni", "/bin/true", "--report", "x.foo"}, `report "x.foo": want a name that ends in`},
-		{[]string{"cni", "/bin/true", "--report", "/nowhere/x.json"}, `report "/nowhere/x.json": there is no directory "/nowhere"`},
+		{[]string{"cni", "/bin/true", "-o", "yaml"}, `--output "yaml": want text, json, junit or html`},
+		{[]string{"cni", "/bin/true", "--report", "x.foo"}, `--report "x.foo": want a name that ends in`},
+		{[]string{"cni", "/bin/true", "--report", "/nowhere/x.json"}, `--report "/nowhere/x.json": there is no directory "/nowhere"`},
 		{[]string{"cni", "/bin/true", "--parallel", "-1"}, "--parallel -1: want"},
 		{[]string{"cni", "/bin/true", "--timeout", "-1s"}, "--timeout -1s: want"},
 		{[]string{"cni", "/bin/true", "--rule", ""}, "--rule is empty"},
@@ -267,7 +275,7 @@ func TestConformRefuses(t *testing.T) {
 		{[]string{"cni-runtime", "--exec", "/bin/true", "--rule", "CNIRT-001"}, "the runtime ended (exit status 0)"},
 		{[]string{"cri-client", "--exec", "/nowhere"}, `--exec "/nowhere": there is no such file`},
 		{[]string{"rules", "pod"}, `no suite "pod": there are`},
-		{[]string{"cri", "./mine"}, `--exec "./mine" starts what is tested`},
+		{[]string{"cri", "./mine"}, `give the command with --exec "./mine"`},
 		{[]string{"cri", "--endpoint", "unix:///nowhere/c.sock", "--rule", "CRI-STATUS-001"}, "no runtime answers at unix:///nowhere/c.sock: start it first"},
 		{[]string{"cri", "--exec", "/bin/true", "--profile", misled, "--rule", "CRI-STATUS-001"}, `fact tool: in a runtime that lacks "isolation"`},
 	} {

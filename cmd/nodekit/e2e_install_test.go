@@ -41,7 +41,7 @@ func TestInstallForAnotherMachine(t *testing.T) {
 	if code != 0 || printed != unit {
 		t.Errorf("exit code %d, printed:\n%s\nwritten:\n%s", code, printed, unit)
 	}
-	if out, again := install(); again != unit || !strings.Contains(out, "as it should be") {
+	if out, again := install(); again != unit || !strings.Contains(out, "is up to date") {
 		t.Errorf("the second time:\n%s%s", out, again)
 	}
 	if out, other := install("--gpus", "4"); !strings.Contains(other, "--gpus=4") || !strings.Contains(out, "is written") {
@@ -83,8 +83,8 @@ func TestInstallIsRefused(t *testing.T) {
 			args []string
 			want string
 		}{
-			{"a machine without systemd", []string{"install"}, "systemd is not process 1"},
-			{"starting it there", []string{"install", "--now", "--unit-dir", c.t.TempDir()}, "systemd is not process 1"},
+			{"a machine without systemd", []string{"install"}, "this machine does not run systemd"},
+			{"starting it there", []string{"install", "--now", "--unit-dir", c.t.TempDir()}, "this machine does not run systemd"},
 		}...)
 	}
 	for _, tt := range tests {

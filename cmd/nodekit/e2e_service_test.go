@@ -229,7 +229,7 @@ func TestService(t *testing.T) {
 	same("killed")
 
 	pid := s.mainPID()
-	if out, code := c.run(s.args...); code != 0 || !strings.Contains(out, "as it should be") || s.mainPID() != pid {
+	if out, code := c.run(s.args...); code != 0 || !strings.Contains(out, "is up to date") || s.mainPID() != pid {
 		t.Errorf("installed again: exit code %d, process %d, then %d:\n%s", code, pid, s.mainPID(), out)
 	}
 	if out, code := c.run(append(s.args, "--gpus", "1")...); code != 0 || s.mainPID() == pid {

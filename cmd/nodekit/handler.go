@@ -15,8 +15,8 @@ type handlerFlags struct{ handlers, cdiDirs []string }
 
 func (f *handlerFlags) addTo(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringArrayVar(&f.handlers, "runtime-handler", nil, "`name=program`: run the Pods whose RuntimeClass has this handler with another OCI runtime, crun, runc or a path")
-	fs.StringArrayVar(&f.cdiDirs, "cdi-spec-dir", nil, "read what CDI devices are from this `directory`; none is /etc/cdi and /var/run/cdi")
+	fs.StringArrayVar(&f.handlers, "runtime-handler", nil, "`name=program`: run Pods whose RuntimeClass has the handler name with this OCI runtime: crun, runc or a path")
+	fs.StringArrayVar(&f.cdiDirs, "cdi-spec-dir", nil, "`directory` of CDI specs, may be repeated (default /etc/cdi and /var/run/cdi)")
 }
 
 // parse returns the handlers by name, and absolute directories. A directory need not
@@ -25,7 +25,7 @@ func (f *handlerFlags) parse() (handlers map[string]string, dirs []string, err e
 	for _, text := range f.handlers {
 		name, program, ok := strings.Cut(text, "=")
 		if _, twice := handlers[name]; !ok || name == "" || program == "" || twice {
-			return nil, nil, fault.Invalid.Errorf("--runtime-handler %q: want name=program, each name once", text)
+			return nil, nil, fault.Invalid.Errorf("--runtime-handler %q: want name=program, with a name that occurs only once", text)
 		}
 		if handlers == nil {
 			handlers = map[string]string{}
@@ -38,7 +38,7 @@ func (f *handlerFlags) parse() (handlers map[string]string, dirs []string, err e
 			return nil, nil, err
 		}
 		if fi, err := os.Stat(abs); d == "" || err == nil && !fi.IsDir() {
-			return nil, nil, fault.Invalid.Errorf("--cdi-spec-dir %q: it is no directory: name the one that the specs are in", d)
+			return nil, nil, fault.Invalid.Errorf("--cdi-spec-dir %q: it is not a directory: name the directory of the CDI specs", d)
 		}
 		dirs = append(dirs, abs)
 	}

@@ -14,15 +14,16 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri/oci/image"
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
+	"github.com/nodekit-project/nodekit/internal/fault"
 )
 
 func newImageCommand() *cobra.Command {
 	root := "/var/lib/nodekit"
 	cmd := &cobra.Command{
 		Use:   "image",
-		Short: "List, load, pull, remove and make the images of a node",
-		Long: `The images of the reference runtime, below DIR/oci/images. The commands work beside a
-running node, which sees the change at once.`,
+		Short: "List, load, pull, remove and create images of a node",
+		Long: `Manage the images of the reference runtime, which are in ROOT/oci/images. The node may be
+running; it sees each change at once.`,
 	}
 	cmd.PersistentFlags().StringVar(&root, "root", root, "`directory` of the node")
 	cmd.AddCommand(
@@ -33,6 +34,15 @@ running node, which sees the change at once.`,
 		newImagePackCommand(),
 	)
 	return cmd
+}
+
+// existingImages is openImages for commands that are pointless without a node's images: a
+// mistyped directory is not created.
+func existingImages(cmd *cobra.Command, root string) (*image.Store, error) {
+	if _, err := os.Stat(root); errors.Is(err, os.ErrNotExist) {
+		return nil, fault.NotFound.Errorf("there is no node at %q: name its directory with --root", root)
+	}
+	return openImages(cmd, root)
 }
 
 // openImages opens the store of the node at root, and logs its warnings where the
@@ -111,11 +121,11 @@ func newImageListCommand(root *string) *cobra.Command {
 		Use:     "ls",
 		Aliases: []string{"list"},
 		Short:   "List images",
-		Args:    cobra.NoArgs,
+		Args:    noArgs,
 	}
 	format := addOutputFlag(cmd, "wide", "name", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		s, err := openImages(cmd, *root)
+		s, err := existingImages(cmd, *root)
 		if err != nil {
 			return err
 		}
@@ -159,10 +169,10 @@ func imageName(r imageRow) string {
 func newImageLoadCommand(root *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "load ARCHIVE...",
-		Short: "Put the images of archives into the store",
+		Short: "Load images from archives",
 		Long: `An archive is what "docker save", "podman save", "skopeo copy" or "nodekit image pack" writes:
 a docker archive or an OCI archive, compressed or not, or the directory of an OCI layout.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: someArgs("ARCHIVE"),
 	}
 	format := addOutputFlag(cmd, "name", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, archives []string) error {
@@ -210,12 +220,12 @@ func newImagePackCommand() *cobra.Command {
 	var name, output string
 	cmd := &cobra.Command{
 		Use:   "pack --name NAME --output ARCHIVE PROGRAM",
-		Short: "Make an image of one statically linked program",
-		Long: `The image holds the program, as its entrypoint, and the empty directories and files that
-runtimes mount over (/dev, /proc, /sys, /etc/hosts, ...). The archive can be loaded here,
-with "docker load" and with "ctr images import". The same program gives the same archive,
-byte for byte.`,
-		Args: cobra.ExactArgs(1),
+		Short: "Create an image from a statically linked program",
+		Long: `The image contains the program, as its entrypoint, and empty directories and files for the
+mounts of container runtimes (/dev, /proc, /sys, /etc/hosts, ...). The archive can be loaded
+with "nodekit image load", "docker load" and "ctr images import". The same program always
+gives the same archive, byte for byte.`,
+		Args: oneArg("PROGRAM"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			archive, err := image.Pack(args[0], name)
 			if err != nil {

@@ -12,13 +12,13 @@ import (
 // for the source of the others.
 func addImageFlags(cmd *cobra.Command, archives, pinned *[]string, hosts *string) {
 	fs := cmd.Flags()
-	fs.StringArrayVar(archives, "image-archive", nil, "put the images of this `archive` into the store at start, and pin them")
-	fs.StringArrayVar(pinned, "pin-image", nil, "keep this `image` when a kubelet collects garbage: a name, in which * stands for any text")
+	fs.StringArrayVar(archives, "image-archive", nil, "load the images of this `archive` at the start, and pin them; may be repeated")
+	fs.StringArrayVar(pinned, "pin-image", nil, "`image` that the kubelet's garbage collection must not remove: a name, in which * matches any text; may be repeated")
 	addHostsDir(cmd, hosts)
 }
 
 func addHostsDir(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "hosts-dir", "", "`directory` of the registries' mirrors, laid out as containerd's /etc/containerd/certs.d (HOST/hosts.toml); empty: none")
+	cmd.Flags().StringVar(dir, "hosts-dir", "", "`directory` of registry mirrors, with the layout of containerd's /etc/containerd/certs.d (HOST/hosts.toml)")
 }
 
 // hostsDir returns the absolute path of the directory. It rejects one that does not

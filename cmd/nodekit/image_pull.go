@@ -17,11 +17,12 @@ func newImagePullCommand(root *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pull IMAGE",
 		Short: "Pull an image from its registry",
-		Long: `Credentials are those of docker: "docker login REGISTRY" or $DOCKER_CONFIG/config.json.
-A pull that was interrupted is continued by the next.`,
-		Args: cobra.ExactArgs(1),
+		Long: `Credentials are read from docker's configuration, which "docker login" writes:
+~/.docker/config.json, or $DOCKER_CONFIG/config.json. The next pull resumes one that was
+interrupted.`,
+		Args: oneArg("IMAGE"),
 	}
-	cmd.Flags().BoolVar(&plainHTTP, "plain-http", false, "reach the registry without TLS if need be")
+	cmd.Flags().BoolVar(&plainHTTP, "plain-http", false, "allow a registry that does not use TLS")
 	addHostsDir(cmd, &hosts)
 	format := addOutputFlag(cmd, "name", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

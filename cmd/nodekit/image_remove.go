@@ -16,11 +16,13 @@ func newImageRemoveCommand(root *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rm IMAGE...",
 		Short: "Remove images with all their names",
-		Long: `IMAGE is a name or an id, which may be cut short where it stays unique. Containers made from an image run on; what
-they share with it goes when they do. A pinned image is one that the node was started with; see "nodekit image ls -o wide".`,
-		Args: cobra.MinimumNArgs(1),
+		Long: `IMAGE is a name or an ID, of which a unique prefix is enough. Containers of a removed image
+keep running; the layers that they use are deleted with them. Images that the node was
+started with are pinned, as "nodekit image ls -o wide" shows, and are only removed with
+--force.`,
+		Args: someArgs("IMAGE"),
 		RunE: func(cmd *cobra.Command, refs []string) error {
-			s, err := openImages(cmd, *root)
+			s, err := existingImages(cmd, *root)
 			if err != nil {
 				return err
 			}
@@ -34,8 +36,8 @@ they share with it goes when they do. A pinned image is one that the node was st
 			return imageNames(cmd, *root), cobra.ShellCompDirectiveNoFileComp
 		},
 	}
-	cmd.Flags().BoolVar(&how.ignoreNotFound, "ignore-not-found", false, "an image that is not there is no error")
-	cmd.Flags().BoolVar(&how.force, "force", false, "remove pinned images, too")
+	cmd.Flags().BoolVar(&how.ignoreNotFound, "ignore-not-found", false, "do not fail if an image does not exist")
+	cmd.Flags().BoolVar(&how.force, "force", false, "also remove pinned images")
 	return cmd
 }
 
@@ -95,7 +97,7 @@ func resolveImage(cmd *cobra.Command, s *image.Store, ref string) (id string, er
 	case 1:
 		return found[0], nil
 	}
-	return "", fmt.Errorf("image id %q is the beginning of %d ids: give more of it", ref, len(found))
+	return "", fmt.Errorf("%q is the beginning of %d image IDs: give more of it", ref, len(found))
 }
 
 // imageNames returns what the shell completes for an image.

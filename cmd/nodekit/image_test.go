@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
@@ -124,7 +125,14 @@ func TestImageErrors(t *testing.T) {
 	cli.fails("no such file", "load", "/nonexistent.tar")
 	cli.fails("want [REGISTRY/]REPOSITORY", "pull", "Not A Name")
 	cli.fails("want [REGISTRY/]REPOSITORY", "rm", "Not A Name")
-	cli.fails("accepts 1 arg", "pull")
+	cli.fails("IMAGE is missing", "pull")
+	nowhere := imageCLI{t, filepath.Join(t.TempDir(), "nowhere")}
+	for _, command := range []string{"ls", "rm x"} {
+		nowhere.fails("there is no node at", strings.Fields(command)...)
+	}
+	if _, err := os.Lstat(nowhere.root); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a mistyped directory was made: %v", err)
+	}
 	cli.fails("there is no such directory", "pull", "busybox", "--hosts-dir", "nowhere")
 	cli.fails("required flag", "pack", "/bin/true")
 	cli.fails("want wide, name, json, yaml", "ls", "-o", "table")

@@ -26,7 +26,7 @@ type unitFlags struct{ dir, name string }
 
 func (f *unitFlags) addTo(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.dir, "unit-dir", defaultUnitDir, "`directory` of the unit file")
-	cmd.Flags().StringVar(&f.name, "name", "nodekit", "`name` of the unit, for more than one node on a machine")
+	cmd.Flags().StringVar(&f.name, "name", "nodekit", "`name` of the unit; a second node on a machine needs another")
 }
 
 // resolve checks the flags and makes the directory absolute.
@@ -50,7 +50,7 @@ func (f *unitFlags) read() ([]byte, error) {
 		return nil, err
 	}
 	if !bytes.HasPrefix(have, []byte(unitMark+"\n")) {
-		return nil, fault.AlreadyExists.Errorf("%s was not written by nodekit install and is left alone: choose another --name, or remove it", f.path())
+		return nil, fault.AlreadyExists.Errorf("%s was not written by nodekit install, and is not replaced: choose another --name, or remove it", f.path())
 	}
 	return have, nil
 }
@@ -66,18 +66,18 @@ func newInstallCommand() *cobra.Command {
 	var f install
 	cmd := &cobra.Command{
 		Use:   "install [--now]",
-		Short: "Let systemd run a node on this machine",
-		Long: `Install writes a systemd unit that runs "nodekit node" with the flags given here, and
-makes systemd read it. With --now the unit is enabled and started, or restarted when the
-file has changed. Stopping, restarting or upgrading it leaves every container running.
+		Short: "Install a node as a systemd service on this machine",
+		Long: `Install writes a systemd unit that runs "nodekit node" with the given flags, and reloads
+systemd. With --now it also enables and starts the unit, or restarts it if it has changed.
+Containers keep running while the unit is stopped, restarted or upgraded.
 
   nodekit install --now                       # Pods come from /etc/nodekit/manifests
   nodekit install --print --gpus 4            # show the unit and change nothing
   nodekit install --unit-dir ./image/units    # only write the file, for another machine
 
-Repeat the command to change the flags, put a new nodekit in the place of the old and
-"systemctl restart nodekit" to upgrade it, and see nodekit uninstall.`,
-		Args: cobra.NoArgs,
+To change the flags, run the command again. To upgrade, replace the program nodekit and
+run "systemctl restart nodekit". To remove the unit, run nodekit uninstall.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.install(cmd) },
 	}
 	f.nodeFlags.addTo(cmd, defaultManifests)
@@ -132,8 +132,8 @@ func (f *install) unit(cmd *cobra.Command, cfg *node.Config) ([]byte, error) {
 func (f *install) check(cmd *cobra.Command, cfg *node.Config) error {
 	running := cgroup.Systemd()
 	if !running && (f.now || !cmd.Flags().Changed("unit-dir")) {
-		return fault.FailedPrecondition.Errorf("systemd is not process 1 of this machine, so it can run no node: run \"nodekit node\" by what does, " +
-			"or name a --unit-dir to write the unit for another machine, without --now")
+		return fault.FailedPrecondition.Errorf("this machine does not run systemd: start \"nodekit node\" from its own init system, " +
+			"or write the unit for another machine with --unit-dir and without --now")
 	}
 	if _, err := os.Stat(f.dir); errors.Is(err, os.ErrNotExist) {
 		return fault.NotFound.Errorf("there is no directory %s for the unit: make it first, or name another with --unit-dir", f.dir)
@@ -193,11 +193,11 @@ func (f *install) activate(cmd *cobra.Command, changed bool) error {
 	say := func(format string, args ...any) { fmt.Fprintf(cmd.OutOrStdout(), format+"\n", args...) }
 	what := "%s is written"
 	if !changed {
-		what = "%s is as it should be"
+		what = "%s is up to date"
 	}
 	say(what, f.path())
 	if !cgroup.Systemd() {
-		say("systemd does not run here; where it does: systemctl daemon-reload && systemctl enable --now %s", f.name)
+		say("this machine does not run systemd; on one that does: systemctl daemon-reload && systemctl enable --now %s", f.name)
 		return nil
 	}
 	if err := systemctl(cmd.Context(), "daemon-reload"); err != nil {
@@ -208,12 +208,12 @@ func (f *install) activate(cmd *cobra.Command, changed bool) error {
 	case err != nil:
 		return err
 	case !read && f.now:
-		return fault.FailedPrecondition.Errorf("systemd does not read units from %s: leave --unit-dir out", f.dir)
+		return fault.FailedPrecondition.Errorf("systemd does not read units from %s: omit --unit-dir", f.dir)
 	case !read:
-		say("systemd reads no units from there: it is for another machine")
+		say("systemd does not read units from there: the unit is for another machine")
 		return nil
 	case !f.now:
-		say("start it, now and at every boot: systemctl enable --now %s", f.name)
+		say("to start it now and at every boot: systemctl enable --now %s", f.name)
 		return nil
 	}
 	stale, err := f.stale(cmd.Context())
@@ -223,7 +223,7 @@ func (f *install) activate(cmd *cobra.Command, changed bool) error {
 	if err := f.start(cmd.Context(), changed || stale); err != nil {
 		return err
 	}
-	say("%s runs: http over %s", f.name, filepath.Join(f.run, "nodekit.sock"))
+	say("%s is running: the kubelet's HTTP API is at %s", f.name, filepath.Join(f.run, "nodekit.sock"))
 	return nil
 }
 

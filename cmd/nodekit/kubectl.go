@@ -20,11 +20,11 @@ func newKubeconfigCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "kubeconfig [--run DIR]",
 		Short: "Print the path of a node's kubeconfig",
-		Long: `Print the path of the kubeconfig of a node that runs, for kubectl, client-go and whatever
-else speaks to a Kubernetes API:
+		Long: `Print the path of the kubeconfig of a running node, for kubectl, client-go and other
+clients of the Kubernetes API:
 
   export KUBECONFIG=$(nodekit kubeconfig)`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path, err := kubeconfig(run)
 			if err != nil {
@@ -47,10 +47,10 @@ func kubeconfig(run string) (string, error) {
 	path := node.Kubeconfig(run)
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrPermission) {
-		return "", fault.PermissionDenied.Errorf("%w: it is for root alone: run it with sudo", err)
+		return "", fault.PermissionDenied.Errorf("%w: only root may read it: run it with sudo", err)
 	}
 	if err != nil {
-		return "", fault.NotFound.Errorf("no node has its run directory at %q: start one with \"nodekit node\", or name its directory with --run", run)
+		return "", fault.NotFound.Errorf("no node uses the run directory %q: start one with \"nodekit node\", or name its run directory with --run", run)
 	}
 	return path, f.Close()
 }
@@ -58,9 +58,9 @@ func kubeconfig(run string) (string, error) {
 func newKubectlCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "kubectl [--run DIR] ARGUMENTS...",
-		Short: "Run the kubectl that comes with nodekit against a node",
-		Long: `Run the kubectl that comes with nodekit against a node. --run comes first and names the
-node's run directory; everything after it is kubectl's:
+		Short: "Run the bundled kubectl against a node",
+		Long: `Run the bundled kubectl against a node. --run, the node's run directory, must come first;
+everything after it is passed to kubectl:
 
   nodekit kubectl --run /run/nodekit get pods -A`,
 		DisableFlagParsing: true,
@@ -102,7 +102,7 @@ func splitRun(args []string) (run string, rest []string, err error) {
 	}
 	i := slices.IndexFunc(rest, func(a string) bool { return a == "--" || isRun(a) })
 	if i >= 0 && rest[i] != "--" {
-		return "", nil, fault.Invalid.Errorf("--run comes first: nodekit kubectl --run DIR ARGUMENTS...")
+		return "", nil, fault.Invalid.Errorf("--run must come first: nodekit kubectl --run DIR ARGUMENTS...")
 	}
 	return run, rest, nil
 }
@@ -116,7 +116,7 @@ func execKubectl(kubeconfig string, args []string) error {
 	}
 	program := filepath.Join(filepath.Dir(self), "kubectl")
 	if _, err := os.Stat(program); err != nil {
-		return fault.NotFound.Errorf("the program %q is missing: \"make build\" builds it, to be put beside nodekit; or set KUBECONFIG=%s for a kubectl of your own",
+		return fault.NotFound.Errorf("the program %q is missing: put the one that \"make build\" builds beside nodekit, or use your own kubectl with KUBECONFIG=%s",
 			program, kubeconfig)
 	}
 	env := append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KUBECONFIG=") }), "KUBECONFIG="+kubeconfig)

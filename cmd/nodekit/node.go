@@ -30,9 +30,9 @@ type nodeFlags struct {
 func (f *nodeFlags) addTo(cmd *cobra.Command, manifests string) {
 	f.verbosity.addTo(cmd)
 	fs := cmd.Flags()
-	fs.StringVar(&f.root, "root", defaultRoot, "`directory` for everything that survives a restart")
+	fs.StringVar(&f.root, "root", defaultRoot, "`directory` for everything that is kept across restarts")
 	fs.StringVar(&f.run, "run", defaultRun, "`directory` for sockets")
-	fs.StringVar(&f.manifests, "manifests", manifests, "`directory` of manifests to run")
+	fs.StringVar(&f.manifests, "manifests", manifests, "`directory` of the manifests of Pods and other objects")
 	f.partFlags.addTo(cmd)
 	addCNIImportCache(cmd, &f.importCache)
 }
@@ -47,7 +47,7 @@ func (f *nodeFlags) config() (node.Config, error) {
 		return cfg, err
 	}
 	if cfg.RuntimeEndpoint != "" && f.importCache != "" {
-		return cfg, fault.Invalid.Errorf("--cni-import-cache is for the reference runtime, and --runtime-endpoint names another: retire the old one there")
+		return cfg, fault.Invalid.Errorf("--cni-import-cache is for the reference runtime, but --runtime-endpoint selects another: detach the Pods of the old one there")
 	}
 	cfg.CNIImportCache = f.importCache
 	return cfg, completeImportCache(&cfg.CNIImportCache, cfg.CNIConfDir)
@@ -58,14 +58,14 @@ func newNodeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "node --root DIR --run DIR --manifests DIR",
 		Short: "Run a node until it is interrupted",
-		Long: `Run a node. Its Pods come from the manifest directory and run on when the node ends or
-dies: the next node at the same root takes them over without a restart. To have the
-machine run it as a service, see nodekit install.
+		Long: `Run a node with the Pods of the manifest directory. When the node is stopped or killed,
+its Pods keep running: the next node with the same --root takes them over without
+restarting them. To run it as a service, see nodekit install.
 
-The kubelet's HTTP API is on the socket nodekit.sock in the run directory:
+The kubelet's HTTP API is served on the socket nodekit.sock in the run directory:
 
   curl --unix-socket /run/nodekit/nodekit.sock http://node/pods`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := f.config()
 			if err != nil {
@@ -117,7 +117,7 @@ func runNode(cmd *cobra.Command, cfg node.Config) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "node %s is up: http over %s\n", cfg.Root, filepath.Join(cfg.Run, "nodekit.sock"))
+	fmt.Fprintf(cmd.OutOrStdout(), "node %s is up: the kubelet's HTTP API is at %s\n", cfg.Root, filepath.Join(cfg.Run, "nodekit.sock"))
 	service.tell(systemd.Ready)
 	select {
 	case <-cmd.Context().Done():
@@ -137,8 +137,8 @@ type foreignFlags struct {
 
 func (f *foreignFlags) addTo(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.runtimeEndpoint, "runtime-endpoint", "", "use the CRI runtime at this `socket`, with the images that it has, instead of the reference runtime")
-	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "", "use the CNI network configured in this `directory` instead of a bridge of the node's own")
+	fs.StringVar(&f.runtimeEndpoint, "runtime-endpoint", "", "use the CRI runtime at this `socket`, and its images, instead of the reference runtime")
+	fs.StringVar(&f.cniConfDir, "cni-conf-dir", "", "use the CNI network configured in this `directory` instead of the node's own bridge")
 	addCNIBinDir(cmd, &f.cniBinDirs)
 	f.timeouts.addTo(cmd)
 }
@@ -162,7 +162,7 @@ func (f *foreignFlags) apply(cfg *node.Config) (err error) {
 }
 
 func addCNIBinDir(cmd *cobra.Command, dirs *[]string) {
-	cmd.Flags().StringSliceVar(dirs, "cni-bin-dir", nil, "`directories` of CNI plugins, before those of nodekit's own (default /opt/cni/bin,/usr/lib/cni)")
+	cmd.Flags().StringSliceVar(dirs, "cni-bin-dir", nil, "`directories` of CNI plugins, searched before nodekit's own (default /opt/cni/bin,/usr/lib/cni)")
 }
 
 // binDirs returns the given directories of CNI plugins, absolute as plugins need them,
@@ -206,32 +206,33 @@ func (f *partFlags) addTo(cmd *cobra.Command) {
 	f.classFlags.addTo(cmd)
 	f.nriFlags.addTo(cmd)
 	fs := cmd.Flags()
-	fs.StringVar(&f.ociRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
-	fs.StringVar(&f.keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
-	fs.StringSliceVar(&f.without, "without", nil, "switch reference plugins off: gpu, csi-hostpath")
-	fs.StringArrayVar(&f.plugins, "plugin", nil, "start this `program`, a plugin of yours, and use it instead of the reference plugin of its kind; "+
-		"kind=program names the kind (cni, csi, deviceplugin, cri)")
-	fs.StringArrayVar(&f.pluginArgs, "plugin-args", nil, "arguments of the --plugin at the same place, split at spaces; $(CSI_ENDPOINT) and the like are replaced")
+	fs.StringVar(&f.ociRuntime, "oci-runtime", "", "OCI `runtime`: crun, runc or a path; by default the first of crun and runc that works")
+	fs.StringVar(&f.keeper, "keeper", "", "the keeper `program`; by default the one beside nodekit, or else in PATH")
+	fs.StringSliceVar(&f.without, "without", nil, "reference `plugins` that are not started: gpu, csi-hostpath")
+	fs.StringArrayVar(&f.plugins, "plugin", nil, "start this `program` and use it instead of the reference plugin of its kind; "+
+		"kind=program names the kind: cni, csi, deviceplugin or cri")
+	fs.StringArrayVar(&f.pluginArgs, "plugin-args", nil, "`arguments` of the --plugin at the same position, split at spaces; variables such as $(CSI_ENDPOINT) are replaced")
 	addImageFlags(cmd, &f.images, &f.pinned, &f.hostsDir)
 	addCgroupDriver(cmd, &f.systemd)
 	addSELinux(cmd, &f.selinux)
-	fs.IntVar(&f.gpus, "gpus", 2, "simulated GPUs, where the machine has none")
+	fs.IntVar(&f.gpus, "gpus", 2, "`number` of GPUs to simulate if the machine has none")
 	addCheckNetwork(cmd, &f.checkNetwork)
 }
 
 func addSELinux(cmd *cobra.Command, on *bool) {
-	cmd.Flags().BoolVar(on, "selinux", true, "label Pods for SELinux, where that is on; false ignores what they ask for")
+	cmd.Flags().BoolVar(on, "selinux", true, "give Pods SELinux labels if SELinux is enabled; false ignores the labels that they ask for")
 }
 
 func addCheckNetwork(cmd *cobra.Command, d *time.Duration) {
-	cmd.Flags().DurationVar(d, "check-network", time.Minute, "check each Pod's network once in this `time`, and repair what plugins of nodekit's own have lost; 0: never")
+	cmd.Flags().DurationVar(d, "check-network", time.Minute, "`interval` at which each Pod's network is checked, "+
+		"and repaired if it was set up by nodekit's own CNI plugins; 0 means never")
 }
 
 // orNever converts --check-network for a configuration whose zero value is the default.
 func orNever(d time.Duration) (time.Duration, error) {
 	switch {
 	case d < 0:
-		return 0, fault.Invalid.Errorf("--check-network %v: want a time above zero, or 0 for never", d)
+		return 0, fault.Invalid.Errorf("--check-network %v: want a positive duration, such as 30s, or 0 for never", d)
 	case d == 0:
 		return -1, nil
 	}
@@ -258,7 +259,7 @@ func (f *partFlags) apply(cfg *node.Config) error {
 		return err
 	}
 	if f.gpus < 0 {
-		return fault.Invalid.Errorf("--gpus %d: want how many to simulate, 0 for none", f.gpus)
+		return fault.Invalid.Errorf("--gpus %d: want the number of GPUs to simulate, or 0 for none", f.gpus)
 	}
 	cfg.GPUs = f.gpus
 	if f.gpus == 0 {
@@ -290,7 +291,7 @@ func (f *partFlags) apply(cfg *node.Config) error {
 // parsePlugins returns the plugins that the node starts, with their arguments.
 func (f *partFlags) parsePlugins() (plugins []node.Plugin, err error) {
 	if len(f.pluginArgs) > len(f.plugins) {
-		return nil, fault.Invalid.Errorf("there are more --plugin-args than --plugin: give the arguments of one plugin in one --plugin-args")
+		return nil, fault.Invalid.Errorf("there are more --plugin-args than --plugin: give all arguments of a plugin in one --plugin-args")
 	}
 	for i, value := range f.plugins {
 		p, err := node.ParsePlugin(value)
@@ -299,7 +300,7 @@ func (f *partFlags) parsePlugins() (plugins []node.Plugin, err error) {
 		}
 		if err := checkProgram(p.Path); err != nil {
 			if program, _, has := strings.Cut(value, " "); has && errors.Is(err, fault.NotFound) {
-				err = fmt.Errorf("%w: give %q alone, and its arguments by --plugin-args", err, program)
+				err = fmt.Errorf("%w: give only %q here, and its arguments with --plugin-args", err, program)
 			}
 			return nil, fault.Invalid.Errorf("--plugin %q: %w", value, err)
 		}
@@ -316,26 +317,26 @@ func (f *partFlags) parsePlugins() (plugins []node.Plugin, err error) {
 // refuseForeign rejects settings that are only for the reference runtime.
 func (f *partFlags) refuseForeign(cfg *node.Config) error {
 	if len(f.images) > 0 {
-		return fault.Invalid.Errorf("--image-archive fills the store of the reference runtime, and --runtime-endpoint names another: "+
-			"load the images with its own tool, as with \"ctr --namespace k8s.io images import %s\"", f.images[0])
+		return fault.Invalid.Errorf("--image-archive is for the reference runtime, but --runtime-endpoint selects another: "+
+			"load the images with its own tool, for example with \"ctr --namespace k8s.io images import %s\"", f.images[0])
 	}
 	if len(f.pinned) > 0 || f.hostsDir != "" {
-		return fault.Invalid.Errorf("--pin-image and --hosts-dir are for the store of the reference runtime, and --runtime-endpoint names another: configure them there")
+		return fault.Invalid.Errorf("--pin-image and --hosts-dir are for the reference runtime, but --runtime-endpoint selects another: configure them there")
 	}
 	if cfg.BlockIOClasses != "" || len(cfg.RDTClasses) > 0 {
-		return fault.Invalid.Errorf("--blockio-config-file and --rdt-class are for the reference runtime, and --runtime-endpoint names another: configure them there")
+		return fault.Invalid.Errorf("--blockio-config-file and --rdt-class are for the reference runtime, but --runtime-endpoint selects another: configure them there")
 	}
 	if !f.selinux {
-		return fault.Invalid.Errorf("--selinux=false is for the reference runtime, and --runtime-endpoint names another: configure it there")
+		return fault.Invalid.Errorf("--selinux=false is for the reference runtime, but --runtime-endpoint selects another: configure it there")
 	}
 	if cfg.CNIConfDir != "" {
-		return fault.Invalid.Errorf("--cni-conf-dir is for the reference runtime, and --runtime-endpoint names another: configure its network there")
+		return fault.Invalid.Errorf("--cni-conf-dir is for the reference runtime, but --runtime-endpoint selects another: configure its network there")
 	}
 	if len(f.timeouts.values) > 0 {
-		return fault.Invalid.Errorf("--cni-timeout is for the reference runtime, and --runtime-endpoint names another: configure it there")
+		return fault.Invalid.Errorf("--cni-timeout is for the reference runtime, but --runtime-endpoint selects another: configure it there")
 	}
 	if f.Socket != "" || f.PluginDir != "" {
-		return fault.Invalid.Errorf("--nri-socket and --nri-plugins are for the reference runtime, and --runtime-endpoint names another: configure NRI there")
+		return fault.Invalid.Errorf("--nri-socket and --nri-plugins are for the reference runtime, but --runtime-endpoint selects another: configure NRI there")
 	}
 	return nil
 }

@@ -15,16 +15,16 @@ type nriFlags struct{ node.NRI }
 
 func (f *nriFlags) addTo(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.Socket, "nri-socket", "", "let NRI plugins connect to this `socket`, at /var/run/nri/nri.sock most of them; empty does not")
-	fs.StringVar(&f.PluginDir, "nri-plugins", "", "start the NRI plugins in this `directory`; empty starts none")
-	fs.StringVar(&f.ConfigDir, "nri-plugin-config", "/etc/nri/conf.d", "the configurations of those are in this `directory`")
+	fs.StringVar(&f.Socket, "nri-socket", "", "let NRI plugins connect to this `socket`, which most of them expect at /var/run/nri/nri.sock; by default none can")
+	fs.StringVar(&f.PluginDir, "nri-plugins", "", "start the NRI plugins in this `directory`; by default none")
+	fs.StringVar(&f.ConfigDir, "nri-plugin-config", "/etc/nri/conf.d", "`directory` of the configurations of the NRI plugins that are started")
 	fs.DurationVar(&f.Timeout, "nri-timeout", api.DefaultPluginRequestTimeout, "disconnect an NRI plugin that takes longer than this `time` to answer")
 }
 
 func (f *nriFlags) parse() (node.NRI, error) {
 	all := f.NRI
 	if all.Timeout < 0 {
-		return all, fault.Invalid.Errorf("--nri-timeout %v: want a time that a plugin may take, above zero", all.Timeout)
+		return all, fault.Invalid.Errorf("--nri-timeout %v: want a positive duration, such as 5s", all.Timeout)
 	}
 	if all.PluginDir != "" { // if it is missing, Pods would run as if there were no plugins
 		if fi, err := os.Stat(all.PluginDir); err != nil || !fi.IsDir() {

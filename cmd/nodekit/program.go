@@ -42,7 +42,7 @@ func checkProgram(name string) error {
 	case statErr == nil && fi.IsDir():
 		return errors.New("it is a directory: name the program in it")
 	case statErr == nil && errors.Is(err, exec.ErrNotFound):
-		return fault.NotFound.Errorf("there is no %q in PATH: write ./%s for the file that is here", name, name)
+		return fault.NotFound.Errorf("there is no %q in PATH: write ./%s for the file in this directory", name, name)
 	case errors.Is(err, exec.ErrNotFound):
 		return fault.NotFound.Errorf("there is no %q in PATH", name)
 	case statErr == nil && errors.Is(err, fs.ErrPermission):

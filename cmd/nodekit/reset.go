@@ -21,12 +21,12 @@ func newResetCommand() *cobra.Command {
 	var foreign foreignFlags
 	cmd := &cobra.Command{
 		Use:   "reset --root DIR --run DIR",
-		Short: "Take down a node that was stopped or died, with its Pods and its data",
-		Long: `Reset ends the Pods of a node whose process has gone, deletes the volumes that were
-provisioned for them, takes down its network and removes both directories. A node that
-runs is refused: stop it first. So is a directory that is no node's. Of a node that used another runtime or another CNI
-network, name it as the node did.`,
-		Args: cobra.NoArgs,
+		Short: "Remove a stopped node with its Pods and data",
+		Long: `Reset ends the Pods of a stopped node, deletes the volumes that were provisioned for them,
+and removes the node's network and both directories. It refuses a node that is running,
+and directories that are not a node's. If the node used another container runtime or CNI
+network, give the same flags.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Logger = v.logger(slog.LevelWarn)
 			if err := errors.Join(foreign.apply(&cfg), ownDirs(&cfg.Root, &cfg.Run)); err != nil {
@@ -37,9 +37,9 @@ network, name it as the node did.`,
 	}
 	v.addTo(cmd)
 	fs := cmd.Flags()
-	fs.StringVar(&cfg.Root, "root", defaultRoot, "the node's `directory` for everything that survives a restart")
+	fs.StringVar(&cfg.Root, "root", defaultRoot, "the node's `directory` for everything that is kept across restarts")
 	fs.StringVar(&cfg.Run, "run", defaultRun, "the node's `directory` for sockets")
-	fs.StringVar(&cfg.Keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
+	fs.StringVar(&cfg.Keeper, "keeper", "", "the keeper `program`; by default the one beside nodekit, or else in PATH")
 	foreign.addTo(cmd)
 	return cmd
 }
@@ -91,7 +91,8 @@ func checkOwn(dir, flag string, marks []string) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	return fault.Invalid.Errorf("%s %q: it is no node's directory (there is %q), and all in it would be removed: name the node's", flag, dir, entries[0].Name())
+	return fault.Invalid.Errorf("%s %q: it is not a node's directory (it contains %q), and everything in it would be deleted: name the node's directory",
+		flag, dir, entries[0].Name())
 }
 
 // removeRoot removes a node's directory. If that is a mount of the operator's, it

@@ -18,13 +18,13 @@ const (
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "nodekit",
-		Short: "Build, run and prove Kubernetes node plugins",
+		Short: "Build, run and test Kubernetes node plugins",
 		Long: `nodekit is a kit for CNI plugins, CSI drivers, device plugins and CRI runtimes.
 
-Run a Pod on a real node of its own:        nodekit run examples/pod.yaml
-Run it with the plugin you are writing:     nodekit run --plugin ./my-driver pod.yaml
-Hold a plugin to its specification:         nodekit conform cni ./my-plugin
-See whether this machine has what it takes: nodekit doctor`,
+Run a Pod on a temporary node:               nodekit run examples/pod.yaml
+Run it with the plugin that you are writing: nodekit run --plugin ./my-driver pod.yaml
+Test a plugin against its specification:     nodekit conform cni ./my-plugin
+Check whether this machine can run a node:   nodekit doctor`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}

@@ -31,18 +31,18 @@ func newRunCommand() *cobra.Command {
 	var parts partFlags
 	cmd := &cobra.Command{
 		Use:   "run FILE",
-		Short: "Run the Pods of a file on a node of their own, and take everything down after",
-		Long: `Run starts a node with directories, a bridge and a subnet of its own, runs the Pods of
-the file (- is standard input) on it, shows each step and what the containers print, and
-takes everything down when the Pods have ended, or at Ctrl-C. A call that a plugin has not
-answered after five and after thirty seconds is shown as what the Pod waits for.
+		Short: "Run the Pods of a file on a temporary node, and remove everything at the end",
+		Long: `Run starts a node with its own directories, bridge and subnet, runs the Pods of the file
+(- means standard input) on it, shows each step and the output of the containers, and
+removes everything when all Pods have ended, or at Ctrl-C. If a plugin does not answer a
+call within five seconds, and again after thirty, run shows that the Pod waits for it.
 
-The exit code is 0 when all Pods succeeded, that of the first container that failed
-otherwise, 130 after Ctrl-C and 1 for everything else.
+The exit code is 0 if all Pods succeeded, otherwise that of the first container that
+failed. It is 130 after Ctrl-C, and 1 after any other error.
 
   nodekit run examples/pod.yaml
   nodekit run --plugin ./my-driver --plugin-args '--endpoint=$(CSI_ENDPOINT)' pod.yaml`,
-		Args: cobra.ExactArgs(1),
+		Args: oneArg("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			objects, err := readManifest(cmd, args[0])
 			if err != nil {
@@ -81,7 +81,7 @@ func readManifest(cmd *cobra.Command, path string) ([]manifest.Object, error) {
 		fmt.Fprintln(cmd.ErrOrStderr(), "note:", n)
 	}
 	if len(podsOf(objects)) == 0 {
-		return nil, fault.Invalid.Errorf("%s holds no Pod: there is nothing to run", path)
+		return nil, fault.Invalid.Errorf("%s contains no Pod: there is nothing to run", path)
 	}
 	return objects, nil
 }
@@ -238,7 +238,7 @@ func (s *session) end(ctx context.Context) error {
 	patient, stop := signal.NotifyContext(context.WithoutCancel(ctx), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if ctx.Err() != nil {
-		s.view.line("interrupted: the Pods get their grace; once more ends them at once\n")
+		s.view.line("interrupted: waiting for the Pods to end; interrupt again to kill them at once\n")
 	}
 	start := time.Now()
 	err := s.node.Destroy(patient)

@@ -79,7 +79,7 @@ func sweep(ctx context.Context, cfg node.Config, tell func(string)) {
 		}
 		tell("taking down what a killed run left in " + path)
 		if err := d.sweep(ctx, cfg, tell); err != nil {
-			tell(fmt.Sprintf("it is not all gone: %v", err))
+			tell(fmt.Sprintf("not everything could be removed: %v", err))
 		}
 	}
 }
@@ -99,7 +99,7 @@ func (d *runDir) sweep(ctx context.Context, cfg node.Config, tell func(string)) 
 		return errors.Join(err, release(), d.lock.Close())
 	}
 	if err := n.Destroy(ctx); err != nil {
-		tell(fmt.Sprintf("given up: %v", err))
+		tell(fmt.Sprintf("what a plugin does not release is left: %v", err))
 	}
 	return errors.Join(release(), d.remove())
 }

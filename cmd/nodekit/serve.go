@@ -19,7 +19,7 @@ import (
 func newServeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Serve one reference plugin alone, for a stock kubelet, crictl or another suite",
+		Short: "Serve a single reference plugin, for a kubelet, crictl or a conformance suite",
 	}
 	cmd.AddCommand(newServeRuntimeCommand(), newServeHostpathCommand(), newServeGPUCommand(), newServeCNICommand())
 	return cmd
@@ -36,9 +36,9 @@ func newServeRuntimeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "runtime --endpoint unix:///run/nodekit/cri.sock --root DIR",
 		Short: "Serve the reference CRI runtime",
-		Long: `Serve the reference CRI runtime until it is interrupted. Containers run on when it
-ends, and the next one at the same root takes them over.`,
-		Args: cobra.NoArgs,
+		Long: `Serve the reference CRI runtime until it is interrupted. Its containers keep running when
+it ends, and the next one with the same --root takes them over.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Logger = v.logger(slog.LevelInfo)
 			cfg.NoSELinux = !selinux
@@ -69,10 +69,10 @@ ends, and the next one at the same root takes them over.`,
 	}
 	v.addTo(cmd)
 	fs := cmd.Flags()
-	fs.StringVar(&cfg.Endpoint, "endpoint", "unix://"+filepath.Join(defaultRun, "cri.sock"), "socket to serve on")
+	fs.StringVar(&cfg.Endpoint, "endpoint", "unix://"+filepath.Join(defaultRun, "cri.sock"), "`socket` to serve on")
 	fs.StringVar(&cfg.Root, "root", defaultRoot, "`directory` for images and containers")
 	fs.StringVar(&cfg.Run, "run", defaultRun, "`directory` for the keeper's socket and the namespaces")
-	fs.StringVar(&cfg.OCIRuntime, "oci-runtime", "", "crun, runc or a path; empty takes the first that works")
+	fs.StringVar(&cfg.OCIRuntime, "oci-runtime", "", "OCI `runtime`: crun, runc or a path; by default the first of crun and runc that works")
 	more.addTo(cmd)
 	offered.addTo(cmd)
 	plugins.addTo(cmd)
@@ -81,13 +81,13 @@ ends, and the next one at the same root takes them over.`,
 	addNetworkFlags(cmd, &cfg, &timeouts)
 	addImageFlags(cmd, &cfg.Images, &cfg.PinnedImages, &cfg.HostsDir)
 	addCheckNetwork(cmd, &cfg.CheckNetwork)
-	fs.BoolVar(&cfg.Ephemeral, "ephemeral", false, "at the end, end all containers and take everything down")
-	fs.StringVar(&cfg.Keeper, "keeper", "", "the keeper `program`; empty looks beside nodekit and in PATH")
+	fs.BoolVar(&cfg.Ephemeral, "ephemeral", false, "at the end, remove all Pods and everything else that the runtime has set up")
+	fs.StringVar(&cfg.Keeper, "keeper", "", "the keeper `program`; by default the one beside nodekit, or else in PATH")
 	return cmd
 }
 
 func addNetworkFlags(cmd *cobra.Command, cfg *node.RuntimeConfig, timeouts *timeoutFlags) {
-	cmd.Flags().StringVar(&cfg.CNIConfDir, "cni-conf-dir", "", "`directory` of CNI configurations; empty is a bridge of its own")
+	cmd.Flags().StringVar(&cfg.CNIConfDir, "cni-conf-dir", "", "`directory` of CNI configurations; by default the runtime sets up its own bridge")
 	addCNIBinDir(cmd, &cfg.CNIBinDirs)
 	timeouts.addTo(cmd)
 	addCNIImportCache(cmd, &cfg.CNIImportCache)
@@ -121,7 +121,7 @@ func newServeHostpathCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "csi-hostpath --endpoint unix:///tmp/csi.sock --node-id N --state-dir DIR",
 		Short: "Serve the hostpath CSI driver",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Logger = v.logger(slog.LevelInfo)
 			if err := absolute(&cfg.StateDir, &registry); err != nil {
@@ -136,11 +136,11 @@ func newServeHostpathCommand() *cobra.Command {
 	}
 	v.addTo(cmd)
 	fs := cmd.Flags()
-	fs.StringVar(&endpoint, "endpoint", "", "socket to serve on (required)")
-	fs.StringVar(&cfg.NodeID, "node-id", "", "the node's id (required)")
+	fs.StringVar(&endpoint, "endpoint", "", "`socket` to serve on (required)")
+	fs.StringVar(&cfg.NodeID, "node-id", "", "`ID` of the node (required)")
 	fs.StringVar(&cfg.StateDir, "state-dir", "", "`directory` for the volumes (required)")
-	fs.StringVar(&cfg.Name, "name", "", "the driver's name; empty is hostpath.csi.nodekit.dev")
-	fs.StringVar(&registry, "registry", "", "the kubelet's plugins_registry `directory` to register in; empty does not register")
+	fs.StringVar(&cfg.Name, "name", "", "`name` of the driver (default hostpath.csi.nodekit.dev)")
+	fs.StringVar(&registry, "registry", "", "the kubelet's plugins_registry `directory`, to register with the kubelet; by default the driver does not register")
 	requireFlags(cmd, "endpoint", "node-id", "state-dir")
 	return cmd
 }
@@ -151,7 +151,7 @@ func newServeGPUCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "gpu --kubelet-dir DIR --config FILE",
 		Short: "Serve the GPU device plugin",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var cfg gpu.Config
 			if config != "" {
@@ -170,7 +170,7 @@ func newServeGPUCommand() *cobra.Command {
 	}
 	v.addTo(cmd)
 	cmd.Flags().StringVar(&kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's `directory`")
-	cmd.Flags().StringVar(&config, "config", "", "YAML `file` that says which devices there are; empty takes what the machine has")
+	cmd.Flags().StringVar(&config, "config", "", "YAML `file` that selects the GPUs to offer; by default all of the machine")
 	return cmd
 }
 

@@ -18,12 +18,13 @@ func newServeCNICommand() *cobra.Command {
 	var s cni.Server
 	cmd := &cobra.Command{
 		Use:   "cni [--socket-dir DIR]",
-		Short: "Serve the CNI plugins as a daemon behind cni-shim",
+		Short: "Serve the CNI plugins as a daemon that cni-shim calls",
 		Long: `Serve bridge, host-local, portmap and loopback on unix sockets until it is interrupted.
-A runtime executes cni-shim under the plugins' names, which hands the calls over:
+A container runtime executes cni-shim by the names of the plugins, and cni-shim passes
+the calls on:
 
   for name in bridge host-local portmap loopback; do install bin/cni-shim /opt/cni/bin/$name; done`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s.Logger = v.logger(slog.LevelInfo)
 			if err := absolute(&s.Dir); err != nil {

@@ -23,7 +23,7 @@ func (f *unitFlags) start(ctx context.Context, again bool) error {
 		verb = "restart"
 	}
 	if err := systemctl(ctx, verb, f.name); err != nil {
-		return fmt.Errorf("%w; see what it says: journalctl -u %s", err, f.name)
+		return fmt.Errorf("%w; for its log: journalctl -u %s", err, f.name)
 	}
 	return nil
 }

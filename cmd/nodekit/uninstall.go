@@ -15,10 +15,10 @@ func newUninstallCommand() *cobra.Command {
 	var f unitFlags
 	cmd := &cobra.Command{
 		Use:   "uninstall",
-		Short: "Stop a node that systemd runs, and remove its unit",
+		Short: "Stop the systemd service of a node, and remove its unit",
 		Long: `Uninstall stops and disables the unit that nodekit install wrote, and removes its file.
-The node's data stay and its containers run on: "nodekit reset" ends them.`,
-		Args: cobra.NoArgs,
+The node's data are kept and its containers keep running: "nodekit reset" removes both.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := f.resolve(); err != nil {
 				return err
@@ -36,7 +36,7 @@ func (f *unitFlags) uninstall(cmd *cobra.Command) error {
 		return err
 	}
 	if have == nil {
-		return fault.NotFound.Errorf("there is no %s: name the unit as nodekit install did, with --name and --unit-dir", f.path())
+		return fault.NotFound.Errorf("there is no %s: repeat the --name and --unit-dir of nodekit install", f.path())
 	}
 	known := false
 	if cgroup.Systemd() {
@@ -58,6 +58,6 @@ func (f *unitFlags) uninstall(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s is gone; the node's containers run on, if there are any: end them with nodekit reset, with the node's --root and --run\n", f.path())
+	fmt.Fprintf(cmd.OutOrStdout(), "%s is removed; the node's containers keep running: end them with nodekit reset and the node's --root and --run\n", f.path())
 	return nil
 }

@@ -73,7 +73,7 @@ WantedBy=multi-user.target
 // fault.Invalid.
 func (u *unit) text() ([]byte, error) {
 	if strings.ContainsAny(u.Program, `"'\`) {
-		return nil, fault.Invalid.Errorf("systemd runs no program with a quote or a backslash in its path: move %q", u.Program)
+		return nil, fault.Invalid.Errorf("systemd cannot run a program with a quote or a backslash in its path: move %q", u.Program)
 	}
 	var errs []error
 	words := func(list ...string) string {
