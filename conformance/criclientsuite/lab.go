@@ -183,19 +183,30 @@ func (s *subject) await(ctx context.Context, missing func(calls) error) error {
 	return s.awaitSuch(ctx, s.target.patience(), s.mine, missing)
 }
 
-// awaitSuch is await for any calls and any time limit.
+// lookEvery is how often a rule that waits looks whether the kubelet still runs.
+const lookEvery = time.Second
+
+// awaitSuch is await for any calls and any time limit. It does not wait for a kubelet
+// that has ended.
 func (l *lab) awaitSuch(ctx context.Context, within time.Duration, such func(*call) bool, missing func(calls) error) error {
-	patience := time.NewTimer(within)
+	patience, alive := time.NewTimer(within), time.NewTicker(lookEvery)
 	defer patience.Stop()
-	for {
+	defer alive.Stop()
+	for ended := false; ; {
 		cs, changed := l.rec.seen(such)
 		err := missing(cs)
 		if err == nil {
 			return nil
 		}
+		if ended {
+			return fmt.Errorf("%w, and the kubelet has ended; seen: %s%s", err, cs, l.printed())
+		}
 		select {
 		case <-changed:
 			time.Sleep(time.Millisecond) // to batch the changes that follow at once
+			continue
+		case <-alive.C:
+			ended = strings.HasPrefix(l.said(), endedWords)
 			continue
 		case <-patience.C:
 		case <-ctx.Done():

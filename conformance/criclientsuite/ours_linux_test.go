@@ -151,6 +151,19 @@ func passes(t *testing.T, target criclientsuite.Target, unmet map[string]bool, o
 	}
 }
 
+// TestEnded has a kubelet that ends at once, for which no rule waits.
+func TestEnded(t *testing.T) {
+	t.Parallel()
+	of := criclientsuite.Target{Start: criclientsuite.Command{Exec: []string{"/bin/sh", "-c", "echo unknown flag; exit 3"}}.Start, Patience: time.Hour}
+	report, err := criclientsuite.Suite().Run(t.Context(), of, &conformance.Options{Only: []string{"CRIC-SBX-001"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := report.Results[0]; r.Status != conformance.Fail || !strings.Contains(r.Message, "and the kubelet has ended") || !strings.Contains(r.Message, "it ended (exit status 3)\nunknown flag") {
+		t.Errorf("%s: %s", r.Status, r.Message)
+	}
+}
+
 // TestOurs holds our kubelet to the quick rules; make conformance does to all.
 func TestOurs(t *testing.T) {
 	t.Parallel()
