@@ -14,6 +14,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/conformance"
+	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/relay"
 	"github.com/nodekit-project/nodekit/internal/scratch"
 )
@@ -55,7 +56,11 @@ func (h *house) close() {
 	if h.shared != nil {
 		h.shared.close(context.Background(), slog.New(slog.DiscardHandler))
 	}
-	_ = h.scratch.Remove() // what a kubelet left mounted there stays
+	// What a kubelet left mounted there is unmounted, and not removed: it may be a
+	// directory of the machine.
+	if err := mount.DetachTree(h.scratch.Path()); err == nil || errors.Is(err, mount.ErrUnsupported) {
+		_ = h.scratch.Remove()
+	}
 }
 
 // common returns the site that rules share, opened for the first of them.

@@ -164,6 +164,33 @@ func TestEnded(t *testing.T) {
 	}
 }
 
+// TestKubeletThatLeavesMounts has one that ends with a directory of the machine mounted
+// in its own.
+func TestKubeletThatLeavesMounts(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	t.Parallel()
+	dir := t.TempDir()
+	precious, place := filepath.Join(dir, "precious"), filepath.Join(dir, "place")
+	if err := os.WriteFile(precious, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf("mkdir $STATE_DIRECTORY/volume && mount --bind %[1]s $STATE_DIRECTORY/volume && echo -n $STATE_DIRECTORY >%[1]s/place", dir)
+	of := criclientsuite.Target{Start: criclientsuite.Command{Exec: []string{"/bin/sh", "-c", script}}.Start}
+	if _, err := criclientsuite.Suite().Run(t.Context(), of, &conformance.Options{Only: []string{"CRIC-SBX-001"}}); err != nil {
+		t.Fatal(err)
+	}
+	state, err := os.ReadFile(place)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(string(state)); !os.IsNotExist(err) {
+		t.Errorf("the kubelet's directory is left: %v", err)
+	}
+	if _, err := os.Stat(precious); err != nil {
+		t.Errorf("what was mounted is gone: %v", err)
+	}
+}
+
 // TestOurs holds our kubelet to the quick rules; make conformance does to all.
 func TestOurs(t *testing.T) {
 	t.Parallel()

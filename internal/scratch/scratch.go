@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 
 	"github.com/nodekit-project/nodekit/internal/flock"
+	"github.com/nodekit-project/nodekit/internal/mount"
 )
 
 // marker is the name of the locked file, and freshMarker its name before it is locked.
@@ -53,11 +54,20 @@ func New() (*Dir, error) {
 // Path returns the absolute path of the directory.
 func (d *Dir) Path() string { return d.path }
 
-// Remove removes the directory and what is below it. Nothing must be mounted there any
-// more. After an error, a later Sweep of another process finishes the work.
+// Remove removes the directory and what is below it, but nothing that is mounted there:
+// it refuses as mount.RemoveAll does. After an error, a later Sweep of another process
+// finishes the work.
 func (d *Dir) Remove() error {
 	defer d.lock.Release()
-	return remove(d.path)
+	return removeFree(d.path)
+}
+
+// removeFree removes the directory unless something is still mounted there.
+func removeFree(path string) error {
+	if err := mount.Free(path); err != nil && !errors.Is(err, mount.ErrUnsupported) {
+		return err
+	}
+	return remove(path)
 }
 
 // remove removes a directory and the marker last, so that what an interruption leaves is

@@ -60,14 +60,6 @@ func ignoreMissing(err error) error {
 	return err
 }
 
-// removeFree removes the directory unless something is still mounted there.
-func removeFree(path string) error {
-	if err := mount.Free(path); err != nil {
-		return err
-	}
-	return remove(path)
-}
-
 // mine reports whether only this user can have made what is at the path: anybody can make
 // something in the temporary directory.
 func mine(path string, kind os.FileMode) bool {
