@@ -44,6 +44,7 @@ func (r *runner[T]) checkInDir(ctx context.Context, rule *Rule[T]) (seen error) 
 		return &panicked{fmt.Sprintf("making a directory for the check: %v", err)}
 	}
 	defer func() {
+		// What is mounted there is not removed: it may be a directory of the machine.
 		if err := dir.Remove(); err != nil && seen == nil {
 			seen = fmt.Errorf("removing the check's directory: %w", err)
 		}
