@@ -15,7 +15,7 @@ func TestInputThatIsRefused(t *testing.T) {
 	pod := podRunning(`[exit, "0"]`)
 	tests := []struct{ name, manifest, want string }{
 		{"not YAML", "{{{", "p.yaml: "},
-		{"no Pod", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n", "holds no Pod: there is nothing to run"},
+		{"no Pod", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n", "contains no Pod: there is nothing to run"},
 		{"unknown kind", "apiVersion: v1\nkind: Podd\nmetadata: {name: a}\n", "Podd"},
 		{"unknown field", strings.Replace(pod, "restartPolicy", "restartPolcy", 1), `restartPolcy`},
 		{"unsupported field", strings.Replace(pod, "spec:", "spec:\n  hostUsers: false", 1), "spec.hostUsers"},

@@ -110,7 +110,7 @@ func TestSecondInterruptEndsTheGrace(t *testing.T) {
 	p := c.start("run", c.write("p.yaml", manifest))
 	p.await(`ready`)
 	p.interrupt()
-	p.await(`once more ends them at once`)
+	p.await(`interrupt again to kill them at once`)
 	p.interrupt()
 	if code := p.exit(); code != interrupted { // exit gives it a minute
 		t.Errorf("exit code %d:\n%s", code, p.out)
