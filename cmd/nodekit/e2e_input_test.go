@@ -207,6 +207,8 @@ func TestUsedWrongly(t *testing.T) {
 		{"image load", "ARCHIVE is missing\nusage: nodekit image load ARCHIVE..."},
 		{"bench --rounds 0", "--rounds 0: want 1 or more"},
 		{"bench start --rounds -1", "--rounds -1: want 1 or more"},
+		{"conform csi", "the flags in the group [exec endpoint] is required\nusage: nodekit conform csi --exec COMMAND | --endpoint"},
+		{"serve csi-hostpath --node-id x", "required flag(s) \"endpoint\", \"state-dir\" not set\nusage: nodekit serve csi-hostpath"},
 		{"node -z", "unknown shorthand flag: 'z' in -z\nusage: nodekit node"},
 		{"install --print --runtime-endpoint containerd.sock", "--runtime-endpoint: endpoint \"containerd.sock\": want unix:///absolute/path.sock"},
 		{"kubectl --run", "--run needs the run directory of a node"},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -21,6 +22,10 @@ func explain(cmd *cobra.Command) {
 	}
 	if check := cmd.Args; check != nil {
 		cmd.Args = func(cmd *cobra.Command, args []string) error { return usedWrongly(cmd, check(cmd, args)) }
+	}
+	// cobra checks these afterwards, and does not print the usage.
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		return usedWrongly(cmd, cmp.Or(cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups()))
 	}
 	for _, c := range cmd.Commands() {
 		explain(c)
