@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 
@@ -39,6 +40,9 @@ the plugin's configuration, its state directories and what kind of plugin it is;
 			target, err := cnisuite.NewTarget(args[0], profile)
 			if err != nil {
 				return err
+			}
+			if err := checkProgram(target.Binary); err != nil {
+				return fmt.Errorf("plugin %q: %w", target.Binary, err)
 			}
 			suite.Prepare = cnisuite.Trial
 			return conform(cmd, args, &f, suite, target)

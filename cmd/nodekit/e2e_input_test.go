@@ -104,6 +104,10 @@ func TestWithoutRoot(t *testing.T) {
 			t.Errorf("conform %s: %v:\n%s", suite, err, out)
 		}
 	}
+	serve := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", filepath.Join(c.bin, "nodekit"), "serve", "runtime", "--run", c.tmp)
+	if out, err := serve.CombinedOutput(); err == nil || !strings.Contains(string(out), "needs root privileges: run it as root") {
+		t.Errorf("serve runtime: %v:\n%s", err, out)
+	}
 	for _, command := range []string{"kubeconfig", "kubectl"} {
 		cmd := exec.Command("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", filepath.Join(c.bin, "nodekit"), command, "--run", c.tmp)
 		if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), secret+": permission denied: only root may read it: run it with sudo") {
@@ -262,7 +266,8 @@ func TestConformRefuses(t *testing.T) {
 		{[]string{"cni", "/bin/true", "--parallel", "-1"}, "--parallel -1: want"},
 		{[]string{"cni", "/bin/true", "--timeout", "-1s"}, "--timeout -1s: want"},
 		{[]string{"cni", "/bin/true", "--rule", ""}, "--rule is empty"},
-		{[]string{"cni", "/nowhere"}, "the plugin cannot be executed"},
+		{[]string{"cni", "/nowhere"}, `plugin "/nowhere": there is no such file`},
+		{[]string{"cni", "/etc/passwd"}, `plugin "/etc/passwd": it is not executable`},
 		{[]string{"cni", "/bin/true", "--tier", "quick", "--rule", "CNI-IPAM-009", "--rule", "CNI-NO-*"}, `no rule "CNI-NO-*"`},
 		{[]string{"cni", hostLocal}, "the plugin refuses a configuration without keys, and nothing was tested: write one into a profile"},
 		{[]string{"cni", hostLocal, "--profile", misfit}, "the plugin refuses the configuration of the profile, and nothing was tested"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -12,6 +13,7 @@ import (
 	"github.com/nodekit-project/nodekit/csi/hostpath"
 	"github.com/nodekit-project/nodekit/deviceplugin"
 	"github.com/nodekit-project/nodekit/deviceplugin/gpu"
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/systemd"
 	"github.com/nodekit-project/nodekit/kubelet/node"
 )
@@ -40,6 +42,9 @@ func newServeRuntimeCommand() *cobra.Command {
 it ends, and the next one with the same --root takes them over.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if os.Geteuid() != 0 {
+				return fault.FailedPrecondition.Errorf("a CRI runtime needs root privileges: run it as root: sudo nodekit serve runtime ...")
+			}
 			cfg.Logger = v.logger(slog.LevelInfo)
 			cfg.NoSELinux = !selinux
 			if err := errors.Join(ownDirs(&cfg.Root, &cfg.Run), absolute(&cfg.CNIConfDir)); err != nil {
