@@ -72,7 +72,7 @@ func (r *Runtime) startKeeper(ctx context.Context) error {
 	// keeper were running; but a running one would answer.
 	for deadline := time.Now().Add(startLimit); ; time.Sleep(5 * time.Millisecond) {
 		if err := keeper.Start(ctx, l); err != nil {
-			return err
+			return errors.Join(err, cgroup.Destroy(r.keeperCgroup()))
 		}
 		_, err := r.keeper.Hello(ctx)
 		if !errors.Is(err, fault.Unavailable) || ctx.Err() != nil || time.Now().After(deadline) {

@@ -62,13 +62,15 @@ func (e engine) dropState(id string) error {
 }
 
 // chooseEngine finds the default OCI runtime. An empty name means crun if it works,
-// because it is several times faster, else runc.
+// because it is several times faster, else runc. A runtime that nobody has named and that
+// has no alternative is taken unseen: a container more would delay each start, and its
+// error shows with the first Pod.
 func chooseEngine(ctx context.Context, c *Config, root string) (engine, error) {
 	names := []string{"crun", "runc"}
 	if c.Runtime != "" {
 		names = []string{c.Runtime}
 	}
-	var found bool
+	var candidates []engine
 	var failed []error
 	for _, name := range names {
 		path, err := exec.LookPath(name)
@@ -76,23 +78,32 @@ func chooseEngine(ctx context.Context, c *Config, root string) (engine, error) {
 			failed = append(failed, err)
 			continue
 		}
-		found = true
-		e, err := engine{path: path, root: root}.try(ctx, c)
+		candidates = append(candidates, engine{path: path, root: root})
+	}
+	for i, e := range candidates {
+		var err error
+		if alternative := i < len(candidates)-1; alternative {
+			err = e.probe(ctx, c, nil)
+		}
 		if err == nil {
-			c.Logger.Info("oci runtime chosen", "path", path)
+			e.users = e.runsUsers(ctx, c)
+		}
+		if err == nil && c.Runtime != "" && !e.users {
+			err = e.probe(ctx, c, nil)
+		}
+		if err == nil {
+			c.Logger.Info("oci runtime chosen", "path", e.path)
 			return e, nil
 		}
-		c.Logger.Info("oci runtime does not work here", "path", path, "err", err)
+		c.Logger.Info("oci runtime does not work here", "path", e.path, "err", err)
 		failed = append(failed, err)
 	}
 	why := errors.Join(failed...)
 	switch {
-	case c.Runtime != "" && found:
+	case c.Runtime != "" && len(candidates) > 0:
 		return engine{}, fault.FailedPrecondition.Errorf("the OCI runtime %q does not work on this machine: choose another, or name none: %w", c.Runtime, why)
 	case c.Runtime != "":
 		return engine{}, fault.FailedPrecondition.Errorf("the OCI runtime %q cannot be executed: install it, or name none: %w", c.Runtime, why)
-	case found:
-		return engine{}, fault.FailedPrecondition.Errorf("no OCI runtime works on this machine: install another (apt-get install runc): %w", why)
 	}
 	return engine{}, fault.FailedPrecondition.Errorf("no OCI runtime is installed (apt-get install runc): %w", why)
 }
@@ -100,13 +111,19 @@ func chooseEngine(ctx context.Context, c *Config, root string) (engine, error) {
 // try finds out whether the OCI runtime works on this machine, and whether with user
 // namespaces. Most do both, and that takes one container.
 func (e engine) try(ctx context.Context, c *Config) (engine, error) {
-	err := e.probeUsers(ctx, c)
-	if err == nil {
-		e.users = true
+	if e.users = e.runsUsers(ctx, c); e.users {
 		return e, nil
 	}
-	c.Logger.Info("no user namespaces with this oci runtime", "path", e.path, "err", err)
 	return e, e.probe(ctx, c, nil)
+}
+
+// runsUsers reports whether the OCI runtime runs a container in a user namespace.
+func (e engine) runsUsers(ctx context.Context, c *Config) bool {
+	err := e.probeUsers(ctx, c)
+	if err != nil {
+		c.Logger.Info("no user namespaces with this oci runtime", "path", e.path, "err", err)
+	}
+	return err == nil
 }
 
 // probe runs a minimal container, in the user namespace of u if that is not nil, because

@@ -143,9 +143,6 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, fmt.Errorf("configuring the oci runtime: %w", err)
 	}
-	if err := keeper.Check(ctx, cfg.Keeper); err != nil { // containers that probe OCI runtimes run it
-		return nil, err
-	}
 	offered, err := loadClasses(&cfg)
 	if err != nil {
 		return nil, fmt.Errorf("configuring the oci runtime: %w", err)
@@ -173,6 +170,11 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 		err = r.connect(ctx)
 	}
 	if err != nil {
+		// A program that is no keeper makes OCI runtimes look broken: the containers that
+		// probe them run it.
+		if wrong := keeper.Check(ctx, cfg.Keeper); wrong != nil {
+			err = wrong
+		}
 		return nil, errors.Join(err, r.cfg.pruneCgroups(), r.Close())
 	}
 	return r, nil
