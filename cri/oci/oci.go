@@ -69,9 +69,9 @@ type Config struct {
 	// systemd is not process 1, it is refused with fault.FailedPrecondition. Containers
 	// created with the other driver keep their cgroups.
 	Systemd bool
-	// Runtime is an OCI runtime by name or path. Empty means crun if it works on
-	// this machine, else runc. One that is not installed, or does not work on this
-	// machine, is refused with fault.FailedPrecondition.
+	// Runtime is an OCI runtime by name or path. One that is not installed, or does not
+	// work on this machine, is refused with fault.FailedPrecondition. Empty means crun
+	// if it works on this machine, else runc, whether or not that does.
 	Runtime string
 	// Handlers maps RuntimeClass handlers that Pods can choose to further OCI runtimes,
 	// by name or path, which are checked like Runtime.
@@ -95,7 +95,8 @@ type Config struct {
 	// labels that they ask for are then ignored. Existing containers keep theirs.
 	NoSELinux bool
 	// Keeper is the path of the keeper program (cmd/keeper), statically linked. A program
-	// that is none is refused with fault.FailedPrecondition.
+	// that is none is refused with fault.FailedPrecondition, unless a keeper of RunDir
+	// runs already, which then goes on.
 	Keeper string
 	// Network connects Pods; nil serves only Pods on the host's network.
 	Network *cniruntime.Network
