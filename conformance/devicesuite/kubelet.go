@@ -136,15 +136,20 @@ type stream struct {
 	err   error                    // why it ended; may be read once lists is closed
 }
 
-// watch opens ListAndWatch, which ends with ctx.
+// watch opens ListAndWatch, which ends with ctx. Like the kubelet it sets no deadline: that
+// would reach the plugin, which may end the stream before the time is over here.
 func (r *registered) watch(ctx context.Context) (*stream, error) {
-	s, err := r.plugin.ListAndWatch(ctx, &pluginapi.Empty{})
+	open, end := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, end)
+	s, err := r.plugin.ListAndWatch(open, &pluginapi.Empty{})
 	if err != nil {
+		end()
 		return nil, fmt.Errorf("ListAndWatch: %w", err)
 	}
 	out := &stream{lists: make(chan []*pluginapi.Device, 1000)}
 	go func() {
 		defer close(out.lists)
+		defer end()
 		for {
 			list, err := s.Recv()
 			if err != nil {
