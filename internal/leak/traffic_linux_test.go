@@ -71,9 +71,7 @@ func TestForwardingOfATunnel(t *testing.T) {
 	inNetNS(t, func() {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "vx0"
-		if err := netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: 7, Port: 4789}); err != nil {
-			t.Skipf("no tunnels here: %v", err)
-		}
+		must(t, netlink.LinkAdd(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: 7, Port: 4789}))
 		link, err := netlink.LinkByName("vx0")
 		must(t, err)
 		entry := &netlink.Neigh{
