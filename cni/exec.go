@@ -1,7 +1,6 @@
 package cni
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -35,8 +34,8 @@ const drainTime = 10 * time.Second
 
 // ExecOptions configures Exec. Nil means the defaults.
 type ExecOptions struct {
-	// Stderr receives what the plugin writes to stderr, also if it fails. If nil, only
-	// the end of it is kept, for the error.
+	// Stderr receives what the plugin writes to stderr, also if it fails. Exec waits for
+	// each Write. If nil, only the end of it is kept, for the error.
 	Stderr io.Writer
 	// Grace is the time that the plugin has for its rollback after ctx has ended,
 	// before it is killed. Zero means the constant Grace.
@@ -67,25 +66,21 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 	defer runtime.UnlockOSThread()
 	answer := &capture{most: maxStdout, strict: true}
 	tail := &tail{to: opts.Stderr}
-	cmd := exec.Command(file) // without ctx, from whose end on WaitDelay would count
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), answer, tail
-	cmd.Dir = "/"
-	cmd.Env = make([]string, 0, len(env))
+	list := make([]string, 0, len(env))
 	for key, value := range env {
-		cmd.Env = append(cmd.Env, key+"="+value)
+		list = append(list, key+"="+value)
 	}
-	cmd.WaitDelay = drainTime
-	contain(cmd)
 	if ctx.Err() != nil {
 		return nil, &Error{CNIVersion: Newest, Code: CodeTryAgain, Msg: fmt.Sprintf("running %q: it was not started: %v", file, ctx.Err())}
 	}
-	if err := cmd.Start(); err != nil {
+	c, err := start(file, list, stdin, answer, tail)
+	if err != nil {
 		return nil, execError(nil, file, execerr.Explain(file, err), nil)
 	}
 	if opts.Started != nil {
 		opts.Started()
 	}
-	late, err := wait(ctx, cmd, grace)
+	late, err := wait(ctx, c, grace)
 	stdout, over := answer.bytes()
 	switch e, failed := decodeError(stdout); {
 	case over:
@@ -102,23 +97,23 @@ func Exec(ctx context.Context, file string, env map[string]string, stdin []byte,
 
 // wait waits for the process and its output, and ends them after ctx has. If the process
 // was then still running, late is the error of ctx, and err is not nil either.
-func wait(ctx context.Context, cmd *exec.Cmd, grace time.Duration) (late, err error) {
+func wait(ctx context.Context, c *child, grace time.Duration) (late, err error) {
 	told := make(chan struct{})
 	var kill *time.Timer
 	stop := context.AfterFunc(ctx, func() {
 		defer close(told)
-		if terminate(cmd) == nil {
-			late, kill = ctx.Err(), time.AfterFunc(grace, func() { killAll(cmd) })
+		if c.terminate() == nil {
+			late, kill = ctx.Err(), time.AfterFunc(grace, func() { c.kill() })
 		}
 	})
-	err = cmd.Wait()
+	err = c.wait()
 	if stop() {
 		return nil, err
 	}
 	<-told
 	if late != nil {
 		kill.Stop()
-		killAll(cmd)
+		c.kill()
 	}
 	return late, cmp.Or(err, late)
 }

@@ -1,6 +1,7 @@
 package cni_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -114,6 +115,46 @@ sleep 60 & wait`, &cni.ExecOptions{Stderr: onWrite(cancel)})
 func execShell(ctx context.Context, script string, opts *cni.ExecOptions) error {
 	_, err := cni.Exec(ctx, "/bin/sh", map[string]string{"PATH": os.Getenv("PATH")}, []byte(script), opts)
 	return err
+}
+
+// TestExecPipes: a long configuration and a long answer do not wait for each other, a
+// configuration that nobody reads does not keep the plugin from ending, and the plugin sees
+// where it ends.
+func TestExecPipes(t *testing.T) {
+	before := descriptors(t)
+	long := bytes.Repeat([]byte("0123456789abcde\n"), 64<<10)
+	for script, c := range map[string]struct{ stdin, want []byte }{
+		"cat":                            {long, long},
+		"sleep 0.2; cat":                 {long[:64<<10], long[:64<<10]},
+		"cat; printf done":               {nil, []byte("done")},
+		"exec <&-; printf done":          {long, []byte("done")},
+		"head -c 99984 | tail -n 1":      {long, long[:16]},
+		"cat >&2; printf done":           {long, []byte("done")},
+		"printf done; exec >&-; cat >&2": {long[:100], []byte("done")},
+		"exec >&- 2>&-; cat; exit 0":     {nil, nil},
+		"exec >&- 2>&- <&-; sleep .3":    {long, nil},
+	} {
+		file := filepath.Join(t.TempDir(), "plugin")
+		if err := os.WriteFile(file, []byte("#!/bin/sh\n"+script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		got, err := cni.Exec(t.Context(), file, map[string]string{"PATH": os.Getenv("PATH")}, c.stdin, nil)
+		if err != nil || !bytes.Equal(got, c.want) {
+			t.Errorf("%s: %d bytes, %v", script, len(got), err)
+		}
+	}
+	if after := descriptors(t); after != before {
+		t.Errorf("%d descriptors are open, not %d as before", after, before)
+	}
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(open)
 }
 
 // TestExecStarted: whoever has to undo what a plugin did knows whether it ran at all.

@@ -5,34 +5,12 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/cni/state"
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/netns"
 )
-
-// contain puts the process into a process group of its own, and makes the kernel kill
-// the process when this one dies.
-func contain(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
-}
-
-// terminate tells the process and its descendants to end. It is an error if the process
-// has been waited for already.
-func terminate(cmd *exec.Cmd) error {
-	const exists = unix.Signal(0)
-	if err := cmd.Process.Signal(exists); err != nil {
-		return err
-	}
-	return unix.Kill(-cmd.Process.Pid, unix.SIGTERM)
-}
-
-// killAll kills what is left of the process and its descendants.
-func killAll(cmd *exec.Cmd) { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 
 // openNetNS opens CNI_NETNS. For ADD and CHECK it refuses a path that is not a
 // network namespace, and the namespace that the plugin itself runs in: configuring

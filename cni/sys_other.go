@@ -2,15 +2,7 @@
 
 package cni
 
-import (
-	"os/exec"
-
-	"github.com/nodekit-project/nodekit/internal/fault"
-)
-
-func contain(*exec.Cmd)             {}
-func terminate(cmd *exec.Cmd) error { return cmd.Process.Kill() }
-func killAll(*exec.Cmd)             {}
+import "github.com/nodekit-project/nodekit/internal/fault"
 
 func (r *Request) openNetNS() error {
 	return fault.Unimplemented.Errorf("network namespaces need Linux")
