@@ -9,7 +9,10 @@ GO ?= go
 export CGO_ENABLED := 0
 export GOFLAGS := -trimpath -buildvcs=false
 KUBECTL_VERSION := v1.37.2
-BUILD := $(GO) build -ldflags='-buildid= -X k8s.io/component-base/version.gitVersion=$(KUBECTL_VERSION)'
+# The CNI shim makes its call before the Go runtime starts, where that is written:
+# cmd/cni-shim/early_linux.go.
+ENTRY := $(if $(filter amd64 arm64,$(shell $(GO) env GOARCH)),-E main.entry)
+BUILD := $(GO) build -ldflags='-buildid= -X k8s.io/component-base/version.gitVersion=$(KUBECTL_VERSION)' -ldflags='./cmd/cni-shim=-buildid= $(ENTRY)'
 # The time is for what hangs: ./cmd/nodekit takes ten minutes on a slow machine. Tests
 # wait more than they compute, so that two processors have four packages to test.
 PACKAGES_AT_ONCE := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 4 ? n : 4)))

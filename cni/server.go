@@ -194,7 +194,9 @@ func (s *Server) call(ctx context.Context, r *shimwire.Request) *shimwire.Answer
 	env := map[string]string{}
 	for _, kv := range r.Env {
 		key, value, _ := strings.Cut(kv, "=")
-		env[key] = value
+		if _, given := env[key]; !given { // as in a process of Go's
+			env[key] = value
+		}
 	}
 	stderr := &capture{most: maxStderr}
 	log := slog.New(slog.NewMultiHandler(slog.NewTextHandler(stderr, nil), s.Logger.Handler()))

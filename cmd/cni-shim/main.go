@@ -26,19 +26,36 @@ const (
 	pause      = 20_000_000
 )
 
+// buffer holds a request and its answer until main needs memory of its own.
+var buffer [1 << 20]byte
+
+// early says what was done before main: which part of buffer is the beginning of stdin,
+// and if the request was sent, over which connection, and which part is the beginning of
+// its answer.
+var early struct {
+	stdin  [2]int
+	sent   bool
+	fd     int
+	answer [2]int
+}
+
 func main() {
-	stdin, ok := readAll(0)
+	stdin, ok := readAll(0, buffer[early.stdin[0]:early.stdin[1]])
 	if !ok {
 		os.Exit(refuse(nil, "reading stdin failed"))
 	}
 	name := base(os.Args[0])
 	path := socket(os.Args[0], name)
-	request := shimwire.Request{Plugin: name, Env: syscall.Environ(), Stdin: stdin}
-	fd, problem := connect(path)
-	if problem != "" {
-		os.Exit(refuse(stdin, "the daemon of this plugin cannot be reached at "+path+": "+problem))
+	fd := early.fd
+	if !early.sent {
+		var problem string
+		if fd, problem = connect(path); problem != "" {
+			os.Exit(refuse(stdin, "the daemon of this plugin cannot be reached at "+path+": "+problem))
+		}
+		request := shimwire.Request{Plugin: name, Env: syscall.Environ(), Stdin: stdin}
+		writeAll(fd, request.Append(nil)) // or there is no answer
 	}
-	answer, ok := exchange(fd, request.Append(nil))
+	answer, ok := receive(fd, buffer[early.answer[0]:early.answer[1]])
 	if !ok {
 		os.Exit(refuse(stdin, "the daemon of this plugin at "+path+" went away before it answered"))
 	}
@@ -96,26 +113,23 @@ func dial(path string) (int, error) {
 	return fd, nil
 }
 
-func exchange(fd int, request []byte) (shimwire.Answer, bool) {
-	if !writeAll(fd, request) {
-		return shimwire.Answer{}, false
-	}
-	var length [shimwire.LengthSize]byte
-	if !readFull(fd, length[:]) {
-		return shimwire.Answer{}, false
-	}
-	n := shimwire.Length(length)
-	if n < 0 {
+// receive reads the answer, of which the beginning has been read.
+func receive(fd int, begun []byte) (shimwire.Answer, bool) {
+	var prefix [shimwire.LengthSize]byte
+	begun, ok := readFull(fd, prefix[:], begun)
+	n := shimwire.Length(prefix)
+	if !ok || n < 0 {
 		return shimwire.Answer{}, false
 	}
 	message := make([]byte, n)
-	if !readFull(fd, message) {
+	if _, ok = readFull(fd, message, begun); !ok {
 		return shimwire.Answer{}, false
 	}
 	return shimwire.ParseAnswer(message)
 }
 
-func readAll(fd int) (all []byte, ok bool) {
+func readAll(fd int, begun []byte) (all []byte, ok bool) {
+	all = append(all, begun...)
 	buf := make([]byte, 8<<10)
 	for {
 		n, err := syscall.Read(fd, buf)
@@ -131,18 +145,21 @@ func readAll(fd int) (all []byte, ok bool) {
 	}
 }
 
-func readFull(fd int, b []byte) bool {
-	for len(b) > 0 {
+// readFull fills b from what was begun, and then from fd. It returns what is left of what
+// was begun.
+func readFull(fd int, b, begun []byte) (rest []byte, ok bool) {
+	n := copy(b, begun)
+	for b = b[n:]; len(b) > 0; {
 		n, err := syscall.Read(fd, b)
 		if err == syscall.EINTR {
 			continue
 		}
 		if err != nil || n == 0 {
-			return false
+			return nil, false
 		}
 		b = b[n:]
 	}
-	return true
+	return begun[n:], true
 }
 
 func writeAll(fd int, b []byte) bool {
