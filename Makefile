@@ -9,10 +9,12 @@ GO ?= go
 export CGO_ENABLED := 0
 export GOFLAGS := -trimpath -buildvcs=false
 KUBECTL_VERSION := v1.37.2
-# The CNI shim makes its call before the Go runtime starts, where that is written:
-# cmd/cni-shim/early_linux.go.
-ENTRY := $(if $(filter amd64 arm64,$(shell $(GO) env GOARCH)),-E main.entry)
-BUILD := $(GO) build -ldflags='-buildid= -X k8s.io/component-base/version.gitVersion=$(KUBECTL_VERSION)' -ldflags='./cmd/cni-shim=-buildid= $(ENTRY)'
+BUILD := $(GO) build -ldflags='-buildid= -X k8s.io/component-base/version.gitVersion=$(KUBECTL_VERSION)'
+# What a runtime executes for every container has code that runs before the Go runtime
+# starts: cmd/cni-shim/early_linux.go, internal/oneproc.
+ifneq ($(filter amd64 arm64,$(shell $(GO) env GOARCH)),)
+BUILD += -ldflags='./cmd/cni=-buildid= -E github.com/nodekit-project/nodekit/internal/oneproc.entry' -ldflags='./cmd/cni-shim=-buildid= -E main.entry'
+endif
 # The time is for what hangs: ./cmd/nodekit takes ten minutes on a slow machine. Tests
 # wait more than they compute, so that two processors have four packages to test.
 PACKAGES_AT_ONCE := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 4 ? n : 4)))
