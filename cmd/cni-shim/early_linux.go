@@ -1,6 +1,7 @@
 //go:build amd64 || arm64
 
-package main //nolint:unused // linters do not see what assembly calls
+//nolint:unused // linters do not see what assembly calls
+package main
 
 import (
 	"syscall"

@@ -162,16 +162,16 @@ func readFull(fd int, b, begun []byte) (rest []byte, ok bool) {
 	return begun[n:], true
 }
 
-func writeAll(fd int, b []byte) bool {
+// writeAll writes what somebody is there to read.
+func writeAll(fd int, b []byte) {
 	for len(b) > 0 {
 		n, err := syscall.Write(fd, b)
 		if err == syscall.EINTR {
 			continue
 		}
 		if err != nil {
-			return false
+			return
 		}
 		b = b[n:]
 	}
-	return true
 }

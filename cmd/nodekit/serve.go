@@ -45,8 +45,7 @@ it ends, and the next one with the same --root takes them over.`,
 			if os.Geteuid() != 0 {
 				return fault.FailedPrecondition.Errorf("a CRI runtime needs root privileges: run it as root: sudo nodekit serve runtime ...")
 			}
-			cfg.Logger = v.logger(slog.LevelInfo)
-			cfg.NoSELinux = !selinux
+			cfg.Logger, cfg.NoSELinux = v.logger(slog.LevelInfo), !selinux
 			if err := errors.Join(ownDirs(&cfg.Root, &cfg.Run), absolute(&cfg.CNIConfDir)); err != nil {
 				return err
 			}

@@ -1,5 +1,6 @@
 //go:build amd64 || arm64
 
+//nolint:unused // linters do not see what assembly calls
 package oneproc
 
 import "unsafe"
@@ -20,7 +21,7 @@ var (
 // No runtime is there yet: nothing here may grow the stack or allocate.
 //
 //go:nosplit
-func arrange(sp unsafe.Pointer) { //nolint:unused // entry calls it
+func arrange(sp unsafe.Pointer) {
 	end := 1
 	for *word(sp, end) != nil {
 		end++
@@ -38,14 +39,14 @@ func arrange(sp unsafe.Pointer) { //nolint:unused // entry calls it
 }
 
 //go:nosplit
-func word(sp unsafe.Pointer, i int) **byte { //nolint:unused // arrange's
+func word(sp unsafe.Pointer, i int) **byte {
 	return (**byte)(unsafe.Add(sp, i*int(unsafe.Sizeof(sp))))
 }
 
 // given reports whether this is the variable, with any value.
 //
 //go:nosplit
-func given(kv *byte) bool { //nolint:unused // arrange's
+func given(kv *byte) bool {
 	for i := range name + 1 {
 		if *(*byte)(unsafe.Add(unsafe.Pointer(kv), i)) != variable[i] {
 			return false
