@@ -43,6 +43,7 @@ func commands() []command {
 		{"hostname", "", "print the host's name", runHostname},
 		{"sleep", "D|forever", "wait; D is 1.5 (seconds) or 300ms, 2m", runSleep},
 		{"exit", "CODE", "end with CODE", runExit},
+		{"pause", "", "wait for SIGTERM or SIGINT and end with 0; as little as a process can be", runPause},
 		{"trap", "[--delay D] [--signal TERM] CODE", "wait for SIGTERM, HUP, USR1 or WINCH, then, after D, end with CODE", runTrap},
 		{"ignore-term", "[D]", "ignore SIGTERM for D, or for ever", runIgnoreTerm},
 		{"eat", "[--hold D] BYTES", "take memory (64Mi, 1Gi, ...) and hold it for D, or for ever", runEat},

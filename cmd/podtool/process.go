@@ -171,6 +171,15 @@ func parseCode(s string) (int, error) {
 	return int(code), nil
 }
 
+// runPause is for a podtool that is not linked to pause before the Go runtime starts.
+func runPause(_ *tool, ctx context.Context, args []string) error {
+	if len(args) > 0 {
+		return misuse("it takes no arguments")
+	}
+	<-ctx.Done()
+	return exitCode(0)
+}
+
 func runTrap(t *tool, ctx context.Context, args []string) error {
 	var delay time.Duration
 	name := "TERM"

@@ -178,7 +178,7 @@ func smallest(root, group string) *specs.Spec {
 	return &specs.Spec{
 		Version: "1.0.2",
 		Root:    &specs.Root{Path: root},
-		Process: &specs.Process{Args: []string{"/podtool", "sleep", "forever"}, Cwd: "/"},
+		Process: &specs.Process{Args: []string{"/podtool", "pause"}, Cwd: "/"},
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc"},
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=755"}},

@@ -237,7 +237,7 @@ func (l *lab) container(pod *runtimeapi.PodSandboxConfig) *runtimeapi.ContainerC
 	return &runtimeapi.ContainerConfig{
 		Metadata: &runtimeapi.ContainerMetadata{Name: "main"},
 		Image:    &runtimeapi.ImageSpec{Image: l.Image},
-		Args:     []string{"trap", "0"},
+		Args:     []string{"pause"},
 		Envs:     []*runtimeapi.KeyValue{{Key: "MARK", Value: []byte(containerMark(pod))}},
 		LogPath:  "main/0.log",
 		Linux: &runtimeapi.LinuxContainerConfig{

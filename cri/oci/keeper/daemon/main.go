@@ -23,6 +23,7 @@ import (
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/anchor"
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/pause"
 )
 
 // options are the arguments of the keeper process, and its anchor.
@@ -60,7 +61,8 @@ func Main(args []string) error {
 	case "run":
 		return tellFailure(run(args[1:]))
 	case "pause":
-		return pause()
+		pause.Run()
+		return nil
 	case "true":
 		return nil
 	}

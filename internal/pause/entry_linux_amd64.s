@@ -1,0 +1,22 @@
+#include "textflag.h"
+
+#define SYS_arch_prctl 158
+#define ARCH_SET_FS 0x1002
+
+// func entry()
+//
+// The kernel starts the process here. If early returns, it is as if the process had just been started.
+TEXT ·entry(SB),NOSPLIT|NOFRAME,$0-0
+	MOVQ	SP, ·stack(SB)
+	// Calls from assembly load the goroutine, here nil, from below FS.
+	LEAQ	·thread+8(SB), SI
+	MOVL	$ARCH_SET_FS, DI
+	MOVL	$SYS_arch_prctl, AX
+	SYSCALL
+	MOVQ	·stack(SB), AX
+	ANDQ	$~15, SP
+	SUBQ	$32, SP
+	MOVQ	AX, 0(SP)
+	CALL	·early(SB)
+	MOVQ	·stack(SB), SP
+	JMP	_rt0_amd64_linux(SB)
