@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/nodekit-project/nodekit/internal/pause"
 )
 
 func runEcho(t *tool, _ context.Context, args []string) error {
@@ -172,11 +174,11 @@ func parseCode(s string) (int, error) {
 }
 
 // runPause is for a podtool that is not linked to pause before the Go runtime starts.
-func runPause(_ *tool, ctx context.Context, args []string) error {
+func runPause(_ *tool, _ context.Context, args []string) error {
 	if len(args) > 0 {
 		return misuse("it takes no arguments")
 	}
-	<-ctx.Done()
+	pause.Run()
 	return exitCode(0)
 }
 
