@@ -177,9 +177,9 @@ func parseFlags(args []string, define func(*flag.FlagSet)) (rest []string, err e
 	return rest, nil
 }
 
-// pause waits for d. If ctx ends first, it returns the context's error. A negative d
+// wait waits for d. If ctx ends first, it returns the context's error. A negative d
 // means forever.
-func pause(ctx context.Context, d time.Duration) error {
+func wait(ctx context.Context, d time.Duration) error {
 	if d < 0 {
 		<-ctx.Done()
 		return context.Canceled

@@ -103,7 +103,7 @@ func runWaitFile(_ *tool, ctx context.Context, args []string) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%s is not there after %v", args[0], timeout)
 		}
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
+		if err := wait(ctx, 10*time.Millisecond); err != nil {
 			return err
 		}
 	}

@@ -156,7 +156,7 @@ func runGet(t *tool, ctx context.Context, args []string) error {
 	}
 	for i := range o.count {
 		if i > 0 {
-			if err := pause(ctx, o.interval); err != nil {
+			if err := wait(ctx, o.interval); err != nil {
 				return err
 			}
 		}
@@ -185,7 +185,7 @@ func (o getOptions) getOnce(ctx context.Context, url string) ([]byte, error) {
 		if !time.Now().Before(deadline) {
 			return nil, err
 		}
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
+		if err := wait(ctx, 50*time.Millisecond); err != nil {
 			return nil, err
 		}
 	}

@@ -41,7 +41,7 @@ func runLines(t *tool, ctx context.Context, args []string) error {
 		if _, err := fmt.Fprintln(t.stdout, n); err != nil {
 			return err
 		}
-		if err := pause(ctx, interval); err != nil {
+		if err := wait(ctx, interval); err != nil {
 			return err
 		}
 	}
@@ -58,7 +58,7 @@ func runPieces(t *tool, ctx context.Context, args []string) error {
 		if _, err := io.WriteString(t.stdout, piece); err != nil {
 			return err
 		}
-		if err := pause(ctx, interval); err != nil {
+		if err := wait(ctx, interval); err != nil {
 			return err
 		}
 	}
@@ -135,7 +135,7 @@ func runSleep(_ *tool, ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	return pause(ctx, d)
+	return wait(ctx, d)
 }
 
 // parseDuration reads "1.5" (seconds), "300ms" or "forever", which is negative.
@@ -294,7 +294,7 @@ func runEat(t *tool, ctx context.Context, args []string) error {
 		memory[i] = 1
 	}
 	fmt.Fprintf(t.stdout, "holding %d bytes\n", n)
-	return errors.Join(pause(ctx, d), syscall.Munmap(memory))
+	return errors.Join(wait(ctx, d), syscall.Munmap(memory))
 }
 
 func parseBytes(s string) (int, error) {
