@@ -138,6 +138,10 @@ func dialEarly(self *byte) int {
 	if fd < 0 {
 		return -1
 	}
+	if fd <= 2 { // one of the standard ones is closed, for which the runtime opens /dev/null
+		call(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0)
+		return -1
+	}
 	if call(syscall.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&address)), unsafe.Offsetof(address.Path)+uintptr(n)+1, 0) < 0 {
 		call(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0)
 		return -1

@@ -195,6 +195,22 @@ func testWithoutDaemon(t *testing.T, d *daemon) {
 	}
 }
 
+// TestClosedDescriptors: a runtime that closes stdin, stdout or stderr instead of redirecting
+// them gets the rest.
+func TestClosedDescriptors(t *testing.T) { each(t, testClosedDescriptors) }
+
+func testClosedDescriptors(t *testing.T, d *daemon) {
+	for closed, want := range map[string]string{"0<&-": "code", "1>&-": "", "2>&-": "c1.eth0", "0<&- 2>&-": "code", "0<&- 1>&- 2>&-": ""} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		cmd, stdout, _ := d.command(ctx, "ADD", request)
+		cmd.Path, cmd.Args = "/bin/sh", []string{"sh", "-c", `exec "$0" ` + closed, d.shim}
+		if err := cmd.Run(); ctx.Err() != nil || !strings.Contains(stdout.String(), want) || (want == "") != (stdout.Len() == 0) {
+			t.Errorf("%s: %v, %s", closed, err, stdout)
+		}
+	}
+}
+
 // TestKilledShim: the runtime gives up, and the ADD is undone.
 func TestKilledShim(t *testing.T) { each(t, testKilledShim) }
 
