@@ -29,7 +29,11 @@ crun refuses to work there otherwise.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !inside {
+				restore := cribench.KeepControllers()
 				err := isolate.Run(cmd.Context(), append(os.Args[1:], "--inside"), true)
+				if rerr := restore(); rerr != nil {
+					return errors.Join(err, rerr)
+				}
 				var exit *exec.ExitError
 				if errors.As(err, &exit) && exit.Exited() {
 					return exitCode(exit.ExitCode()) // it has said why

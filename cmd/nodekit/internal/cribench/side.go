@@ -16,6 +16,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri/client"
 	"github.com/nodekit-project/nodekit/internal/cgroup"
+	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/supervisor"
 )
@@ -158,13 +159,47 @@ func (l *lab) openNodekit(ctx context.Context, engine string) error {
 // runtime on this machine, and no longer afterwards: it is for runs that measure only
 // crun.
 func (l *lab) admitCrun() {
-	controllers, err := os.ReadFile("/sys/fs/cgroup/unified/cgroup.controllers")
-	if err != nil || strings.TrimSpace(string(controllers)) != "hugetlb" {
+	if !hugetlbOnV2() {
 		return
 	}
 	dir := filepath.Join(l.dir, "hugetlb")
 	if os.Mkdir(dir, 0o700) == nil {
-		_ = unix.Mount("none", dir, "cgroup", 0, "hugetlb")
+		_ = mountHugetlb(dir)
+	}
+}
+
+// hugetlbOnV2 reports whether the controller belongs to the version 2 of a hybrid host.
+func hugetlbOnV2() bool {
+	controllers, err := os.ReadFile("/sys/fs/cgroup/unified/cgroup.controllers")
+	return err == nil && strings.TrimSpace(string(controllers)) == "hugetlb"
+}
+
+func mountHugetlb(dir string) error { return unix.Mount("none", dir, "cgroup", 0, "hugetlb") }
+
+// KeepControllers returns a function that brings the hugetlb controller back to where it
+// is now. Call that outside of the namespaces of Run, after it. The kernel keeps a
+// hierarchy that nobody has mounted any more if cgroups that were removed from it are not
+// freed yet, and gives it up when it is unmounted another time.
+func KeepControllers() (restore func() error) {
+	if !hugetlbOnV2() {
+		return func() error { return nil }
+	}
+	return func() (err error) {
+		dir, err := os.MkdirTemp("", "nkb-")
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.Remove(dir)) }()
+		for range 100 {
+			if hugetlbOnV2() {
+				return nil
+			}
+			time.Sleep(100 * time.Millisecond)
+			if err := errors.Join(mountHugetlb(dir), unix.Unmount(dir, 0)); err != nil {
+				return fmt.Errorf("giving the hugetlb controller back to cgroup v2: %w", err)
+			}
+		}
+		return fault.FailedPrecondition.Errorf("the hugetlb controller does not return to cgroup v2: somebody has mounted it (grep hugetlb /proc/*/mountinfo)")
 	}
 }
 
