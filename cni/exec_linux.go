@@ -111,6 +111,7 @@ func (c *child) wait() error {
 		}
 		ready, err := c.poll(patience)
 		if err != nil {
+			c.abandon()
 			return err
 		}
 		for i := range c.output {
@@ -212,6 +213,17 @@ func (c *child) reap() (ended bool, status unix.WaitStatus, err error) {
 	}
 	c.reaped = pid == c.pid
 	return c.reaped, status, nil
+}
+
+// abandon ends a process that cannot be waited for with its pipes.
+func (c *child) abandon() {
+	c.kill()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.reaped {
+		_, err := unix.Wait4(c.pid, nil, 0, nil)
+		c.reaped = err == nil
+	}
 }
 
 // terminate tells the process and its descendants to end. It is an error if the process
