@@ -28,6 +28,7 @@ var (
 	stack   unsafe.Pointer // as the kernel made it
 	thread  [2]uintptr     // the end of thread-local storage, where the processor has a register for it
 	address syscall.RawSockaddrUnix
+	blocked uint64 // signals
 )
 
 // atFDCWD is AT_FDCWD, -100.
@@ -68,8 +69,13 @@ func forward(sp unsafe.Pointer) {
 	putLength(early.stdin[0]-shimwire.LengthSize, pos-early.stdin[0])
 	putLength(0, pos-shimwire.LengthSize)
 
+	sent := send(fd, pos)
+	if sent == 0 { // the daemon dropped the connection while stdin was read: main makes another
+		call(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0)
+		return
+	}
 	early.sent, early.fd = true, fd
-	if !send(fd, pos) {
+	if sent < pos {
 		return
 	}
 	begin := pos
@@ -109,6 +115,11 @@ func finish(pos, end int) {
 	default:
 		return
 	}
+	// If nobody reads stderr, the result still goes to stdout, and the status says how the
+	// call went. With the Go runtime there, SIGPIPE does not end the shim either.
+	const block = 0 // SIG_BLOCK
+	blocked = 1 << (syscall.SIGPIPE - 1)
+	call(syscall.SYS_RT_SIGPROCMASK, block, uintptr(unsafe.Pointer(&blocked)), 0, unsafe.Sizeof(blocked))
 	write(2, stderr+shimwire.LengthSize, end)
 	write(1, stdout+shimwire.LengthSize, stderr)
 	call(syscall.SYS_EXIT_GROUP, code, 0, 0, 0)
@@ -286,18 +297,20 @@ func fill(fd, pos int) int {
 	return call(syscall.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&buffer[pos])), uintptr(len(buffer)-pos), 0)
 }
 
-// send sends the first n bytes of buffer; a daemon that has gone causes no SIGPIPE.
+// send sends the first n bytes of buffer, and returns how many the socket took: not all of
+// them if the daemon has gone, which causes no SIGPIPE.
 //
 //go:nosplit
-func send(fd, n int) bool {
-	for pos := 0; pos < n; {
+func send(fd, n int) int {
+	pos := 0
+	for pos < n {
 		sent := call(syscall.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&buffer[pos])), uintptr(n-pos), syscall.MSG_NOSIGNAL)
 		if sent < 0 {
-			return false
+			break
 		}
 		pos += sent
 	}
-	return true
+	return pos
 }
 
 //go:nosplit

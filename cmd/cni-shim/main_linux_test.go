@@ -211,6 +211,61 @@ func testClosedDescriptors(t *testing.T, d *daemon) {
 	}
 }
 
+// TestNobodyReads: a runtime that has closed its end of stderr gets the result, and one that
+// has closed that of stdout the exit status.
+func TestNobodyReads(t *testing.T) { each(t, testNobodyReads) }
+
+func testNobodyReads(t *testing.T, d *daemon) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cmd, stdout, _ := d.command(t.Context(), "ADD", request)
+	cmd.Stderr = w
+	if err := cmd.Run(); err != nil || !strings.Contains(stdout.String(), "c1.eth0") {
+		t.Errorf("nobody reads stderr: %v, %q", err, stdout)
+	}
+	cmd, _, stderr := d.command(t.Context(), "ADD", request)
+	cmd.Stdout = w
+	if err := cmd.Run(); err != nil || !strings.Contains(stderr.String(), "container=c1") {
+		t.Errorf("nobody reads stdout: %v, %q", err, stderr)
+	}
+}
+
+// TestRestartDuringStdin: a daemon that is restarted before the shim has all of its stdin
+// does not fail the call.
+func TestRestartDuringStdin(t *testing.T) { each(t, testRestartDuringStdin) }
+
+func testRestartDuringStdin(t *testing.T, d *daemon) {
+	cmd, stdout, _ := d.command(t.Context(), "VERSION", "")
+	if err := cmd.Run(); err != nil { // and by now the daemon is up
+		t.Fatalf("%v: %s", err, stdout)
+	}
+	cmd, stdout, _ = d.command(t.Context(), "ADD", "")
+	cmd.Stdin = nil
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(stdin, request[:1]); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond) // a shim that connects now would have
+	d.stop()
+	d.serve(t)
+	_, err = io.WriteString(stdin, request[1:])
+	if err := errors.Join(err, stdin.Close(), cmd.Wait()); err != nil {
+		t.Errorf("%v, %s", err, stdout)
+	}
+}
+
 // TestKilledShim: the runtime gives up, and the ADD is undone.
 func TestKilledShim(t *testing.T) { each(t, testKilledShim) }
 
