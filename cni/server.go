@@ -147,8 +147,8 @@ func (s *Server) answer(ctx context.Context, conn net.Conn) error {
 		<-ended // or the deadline could expire in the middle of the call
 	}
 	switch {
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF):
+		return nil // nobody asked for anything: a shim may connect, and then begin anew
 	case err != nil:
 		return err
 	}
@@ -181,13 +181,22 @@ func readRequest(conn net.Conn) (*shimwire.Request, error) {
 	}
 	message := make([]byte, n)
 	if _, err := io.ReadFull(conn, message); err != nil {
-		return nil, err
+		return nil, unexpected(err)
 	}
 	r, ok := shimwire.ParseRequest(message)
 	if !ok {
 		return nil, fault.Invalid.Errorf("a request is not of the protocol %q: the shim and the daemon do not belong together", shimwire.Protocol)
 	}
 	return &r, nil
+}
+
+// unexpected is what io.ReadFull returns if not even the first byte is there, where there
+// must be one.
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 func (s *Server) call(ctx context.Context, r *shimwire.Request) *shimwire.Answer {

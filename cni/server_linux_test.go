@@ -152,6 +152,35 @@ func TestServerRefusesStrangers(t *testing.T) {
 	}
 }
 
+// TestServerIgnoresSilence: who connects and goes without a word is no error, who begins a
+// request is.
+func TestServerIgnoresSilence(t *testing.T) {
+	s := serve(t, plugin(cni.Handlers[config]{}))
+	s.call(env("STATUS"), request("")) // and by now it is up
+	for message, want := range map[string]int{"": 0, "\x00": 1, "\x00\x00\x00\x03": 1, "\x00\x00\x00\x03ab": 1} {
+		before := strings.Count(s.log.String(), "level=ERROR")
+		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: s.socket, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = io.WriteString(conn, message)
+		if cerr := conn.CloseWrite(); err != nil || cerr != nil {
+			t.Fatal(err, cerr)
+		}
+		_, _ = io.ReadAll(conn) // until the server has closed it
+		_ = conn.Close()
+		for range 100 { // it logs after that
+			if strings.Count(s.log.String(), "level=ERROR") > before {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		if got := strings.Count(s.log.String(), "level=ERROR") - before; got != want {
+			t.Errorf("%q: %d errors, log %s", message, got, s.log.String())
+		}
+	}
+}
+
 // TestServerHandsOnStderr has a handler log while a delegate cries, more than is
 // handed on.
 func TestServerHandsOnStderr(t *testing.T) {
