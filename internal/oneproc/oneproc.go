@@ -7,8 +7,9 @@
 //
 //	-ldflags='-E github.com/nodekit-project/nodekit/internal/oneproc.entry'
 //
-// on Linux on amd64 and arm64; in others nothing changes. A GOMAXPROCS that the process
-// was given counts.
+// and CGO_ENABLED=0 on Linux on amd64 and arm64. Elsewhere, and with cgo, whose C library
+// must not be passed over, the linker says that the entry is missing. Without the flag
+// nothing changes. A GOMAXPROCS that the process was given counts.
 package oneproc
 
 import "os"

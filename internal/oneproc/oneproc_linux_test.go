@@ -66,3 +66,12 @@ func TestWithoutEntry(t *testing.T) {
 		t.Errorf("%v, %v, %s", err, jerr, out)
 	}
 }
+
+// TestCgo: a program with cgo, which would start without its C library, is not linked.
+func TestCgo(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-E github.com/nodekit-project/nodekit/internal/oneproc.entry", "-o", filepath.Join(t.TempDir(), "show"), "./testdata/show")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(out), "missing entry symbol") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
