@@ -1,4 +1,4 @@
-//go:build amd64 || arm64
+//go:build (amd64 || arm64) && !cgo
 
 //nolint:unused // linters do not see what assembly calls
 package main
@@ -15,7 +15,8 @@ import (
 // none of it. Linked with -ldflags='-E main.entry', the process starts at entry, and
 // forward makes the call with bare system calls. Whatever is out of the ordinary it leaves
 // to main: no daemon, a connection that breaks, a document that is larger than the buffer.
-// Without the flag, and on other architectures, main does everything.
+// Without the flag main does everything. On other architectures, and with cgo, whose C
+// library must not be passed over, there is no entry.
 //
 // Before the runtime starts there is no heap, no goroutine, and nobody to handle a panic:
 // what is called here must not grow the stack, works in static memory, and stays within

@@ -1,3 +1,5 @@
+//go:build !cgo
+
 #include "textflag.h"
 
 #define SYS_arch_prctl 158

@@ -1,4 +1,4 @@
-//go:build amd64 || arm64
+//go:build (amd64 || arm64) && !cgo
 
 //nolint:unused // linters do not see what assembly calls
 package pause

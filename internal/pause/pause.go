@@ -5,9 +5,10 @@
 //
 //	-ldflags='-E github.com/nodekit-project/nodekit/internal/pause.entry'
 //
-// on Linux on amd64 or arm64 does what Run does before the Go runtime starts, if its first
-// argument is pause and the only one: with one thread and some twenty pages of memory
-// instead of five threads and three hundred pages.
+// and CGO_ENABLED=0 on Linux on amd64 or arm64 does what Run does before the Go runtime
+// starts, if its first argument is pause and the only one: with one thread and some twenty
+// pages of memory instead of five threads and three hundred pages. With cgo there is no
+// entry, because the C library must not be passed over.
 package pause
 
 import (
