@@ -52,7 +52,7 @@ type ExecOptions struct {
 // ten seconds, the code is CodeDelegate and the details are the end of stderr. A plugin
 // whose file is being written gets CodeTryAgain.
 //
-// When ctx ends, the process and its descendants receive SIGTERM. After the grace period
+// When ctx ends while the process runs, it and its descendants receive SIGTERM. After the grace period
 // they receive SIGKILL; descendants already when the process has ended and its output is
 // closed, or those ten seconds have passed. On Linux the process is also killed when the
 // calling process dies, so that it cannot interfere with the cleanup after a crash.

@@ -6,8 +6,8 @@
 //	-ldflags='-E github.com/nodekit-project/nodekit/internal/pause.entry'
 //
 // and CGO_ENABLED=0 on Linux on amd64 or arm64 does what Run does before the Go runtime
-// starts, if its first argument is pause and the only one: with one thread and some twenty
-// pages of memory instead of five threads and three hundred pages. With cgo there is no
+// starts, if its first argument is pause and the only one: with one thread and a quarter of a
+// megabyte of memory instead of seven threads and several megabytes. With cgo there is no
 // entry, because the C library must not be passed over.
 package pause
 

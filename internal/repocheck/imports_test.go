@@ -1,9 +1,13 @@
 package repocheck_test
 
 import (
+	"debug/elf"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -130,6 +134,59 @@ func TestSmallBinaries(t *testing.T) {
 	if len(deps(t, root, "./cmd/nodekit")) < 200 {
 		t.Error("the list of what a binary links is not one")
 	}
+}
+
+// TestEntries: make build gives what is executed for every container or Pod the entry that
+// runs before the Go runtime starts.
+func TestEntries(t *testing.T) {
+	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
+		t.Skip("there are entries for amd64 and arm64")
+	}
+	cmd := exec.Command("make", "--just-print", "build")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for _, m := range regexp.MustCompile(`'\./cmd/([a-z-]+)=([^']* -E (\S+))'`).FindAllStringSubmatch(string(out), -1) {
+		main, flags, symbol := m[1], m[2], strings.TrimPrefix(m[3], "github.com/nodekit-project/nodekit/")
+		found = append(found, main+" "+symbol)
+		file := filepath.Join(t.TempDir(), main)
+		cmd := exec.Command("go", "build", "-trimpath", "-ldflags="+flags, "-o", file, "./cmd/"+main)
+		cmd.Dir, cmd.Stderr = root, os.Stderr
+		cmd.Env = append(os.Environ(), "GOOS=linux", "CGO_ENABLED=0")
+		if err := cmd.Run(); err != nil {
+			t.Fatalf("building %s: %v", main, err)
+		}
+		if got := entryOf(t, file); !strings.HasSuffix(got, symbol+".abi0") && !strings.HasSuffix(got, symbol) {
+			t.Errorf("%s starts at %q", main, got)
+		}
+	}
+	want := []string{"cni internal/oneproc.entry", "cni-shim main.entry", "keeper internal/pause.entry", "podtool internal/pause.entry"}
+	if !slices.Equal(found, want) {
+		t.Errorf("make build has entries for %q, want %q", found, want)
+	}
+}
+
+// entryOf returns the name of where an executable starts.
+func entryOf(t *testing.T, file string) string {
+	t.Helper()
+	f, err := elf.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	symbols, err := f.Symbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range symbols {
+		if s.Value == f.Entry && elf.ST_TYPE(s.Info) == elf.STT_FUNC {
+			return s.Name
+		}
+	}
+	return ""
 }
 
 // TestOptional: who does not want NRI plugins does not link what they need.
