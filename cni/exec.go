@@ -103,7 +103,7 @@ func wait(ctx context.Context, c *child, grace time.Duration) (late, err error) 
 	stop := context.AfterFunc(ctx, func() {
 		defer close(told)
 		if c.terminate() == nil {
-			late, kill = ctx.Err(), time.AfterFunc(grace, func() { c.kill() })
+			late, kill = ctx.Err(), time.AfterFunc(grace, c.kill)
 		}
 	})
 	err = c.wait()

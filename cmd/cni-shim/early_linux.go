@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/nodekit-project/nodekit/internal/bare"
 	"github.com/nodekit-project/nodekit/internal/shimwire"
 )
 
@@ -17,10 +18,7 @@ import (
 // to main: no daemon, a connection that breaks, a document that is larger than the buffer.
 // Without the flag main does everything. On other architectures, and with cgo, whose C
 // library must not be passed over, there is no entry.
-//
-// Before the runtime starts there is no heap, no goroutine, and nobody to handle a panic:
-// what is called here must not grow the stack, works in static memory, and stays within
-// the bounds of arrays by its own care.
+// What may be called here, package bare says.
 
 // entry is for the linker.
 func entry()
@@ -36,12 +34,11 @@ var (
 const atFDCWD = ^uintptr(99)
 
 // forward passes the call on to the daemon and ends the process as it says. It returns
-// if main is to continue, from what early says. Above sp are the number of arguments,
-// the arguments, nil, the environment, and nil.
+// if main is to continue, from what early says.
 //
 //go:nosplit
 func forward(sp unsafe.Pointer) {
-	self := word(sp, 1)
+	self := *bare.Word(sp, 1)
 	if self == nil {
 		return
 	}
@@ -51,7 +48,7 @@ func forward(sp unsafe.Pointer) {
 	}
 	pos := compose(sp, self)
 	if pos < 0 {
-		call(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0)
+		bare.Call(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0)
 		return
 	}
 	early.stdin = [2]int{pos, pos}
@@ -61,7 +58,7 @@ func forward(sp unsafe.Pointer) {
 			break
 		}
 		if n <= 0 {
-			call(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0)
+			bare.Call(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0)
 			return
 		}
 		pos += n
@@ -72,7 +69,7 @@ func forward(sp unsafe.Pointer) {
 
 	sent := send(fd, pos)
 	if sent == 0 { // the daemon dropped the connection while stdin was read: main makes another
-		call(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0)
+		bare.Call(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0)
 		return
 	}
 	early.sent, early.fd = true, fd
@@ -118,12 +115,11 @@ func finish(pos, end int) {
 	}
 	// If nobody reads stderr, the result still goes to stdout, and the status says how the
 	// call went. With the Go runtime there, SIGPIPE does not end the shim either.
-	const block = 0 // SIG_BLOCK
-	blocked = 1 << (syscall.SIGPIPE - 1)
-	call(syscall.SYS_RT_SIGPROCMASK, block, uintptr(unsafe.Pointer(&blocked)), 0, unsafe.Sizeof(blocked))
+	blocked = bare.Signal(syscall.SIGPIPE)
+	bare.Block(&blocked)
 	write(2, stderr+shimwire.LengthSize, end)
 	write(1, stdout+shimwire.LengthSize, stderr)
-	call(syscall.SYS_EXIT_GROUP, code, 0, 0, 0)
+	bare.Call(syscall.SYS_EXIT_GROUP, code, 0, 0, 0)
 }
 
 // dialEarly is socket and dial; -1 if that does not succeed at once.
@@ -136,7 +132,7 @@ func dialEarly(self *byte) int {
 		return -1
 	}
 	// A link or, with EINVAL, something else is there. buffer is not used yet.
-	is := call(syscall.SYS_READLINKAT, atFDCWD, uintptr(unsafe.Pointer(&address.Path)), uintptr(unsafe.Pointer(&buffer)), uintptr(len(buffer)))
+	is := bare.Call(syscall.SYS_READLINKAT, atFDCWD, uintptr(unsafe.Pointer(&address.Path)), uintptr(unsafe.Pointer(&buffer)), uintptr(len(buffer)))
 	if is < 0 && is != -int(syscall.EINVAL) {
 		n = putPathText(0, defaultDir)
 		n = putPath(n, baseEarly(self))
@@ -146,16 +142,16 @@ func dialEarly(self *byte) int {
 		}
 	}
 	address.Family = syscall.AF_UNIX
-	fd := call(syscall.SYS_SOCKET, syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0, 0)
+	fd := bare.Call(syscall.SYS_SOCKET, syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0, 0)
 	if fd < 0 {
 		return -1
 	}
 	if fd <= 2 { // one of the standard ones is closed, for which the runtime opens /dev/null
-		call(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0)
+		bare.Call(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0)
 		return -1
 	}
-	if call(syscall.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&address)), unsafe.Offsetof(address.Path)+uintptr(n)+1, 0) < 0 {
-		call(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0)
+	if bare.Call(syscall.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&address)), unsafe.Offsetof(address.Path)+uintptr(n)+1, 0) < 0 {
+		bare.Call(syscall.SYS_CLOSE, uintptr(fd), 0, 0, 0)
 		return -1
 	}
 	return fd
@@ -171,13 +167,13 @@ func compose(sp unsafe.Pointer, self *byte) int {
 	count := pos
 	pos += shimwire.LengthSize
 	first := 1
-	for word(sp, first) != nil {
+	for *bare.Word(sp, first) != nil {
 		first++
 	}
 	first++
 	env := first
-	for ; word(sp, env) != nil; env++ {
-		pos = putString(pos, word(sp, env))
+	for ; *bare.Word(sp, env) != nil; env++ {
+		pos = putString(pos, *bare.Word(sp, env))
 	}
 	if pos < 0 || pos+shimwire.LengthSize > len(buffer) {
 		return -1
@@ -186,27 +182,13 @@ func compose(sp unsafe.Pointer, self *byte) int {
 	return pos + shimwire.LengthSize
 }
 
-// word is a pointer of the process's initial stack.
-//
-//go:nosplit
-func word(sp unsafe.Pointer, i int) *byte {
-	return *(**byte)(unsafe.Add(sp, i*int(unsafe.Sizeof(sp))))
-}
-
-// at is a byte of a string that ends with a zero.
-//
-//go:nosplit
-func at(s *byte, i int) byte {
-	return *(*byte)(unsafe.Add(unsafe.Pointer(s), i))
-}
-
 // baseEarly is base.
 //
 //go:nosplit
 func baseEarly(path *byte) *byte {
 	name := path
-	for i := 0; at(path, i) != 0; i++ {
-		if at(path, i) == '/' {
+	for i := 0; bare.At(path, i) != 0; i++ {
+		if bare.At(path, i) == '/' {
 			name = (*byte)(unsafe.Add(unsafe.Pointer(path), i+1))
 		}
 	}
@@ -218,8 +200,8 @@ func baseEarly(path *byte) *byte {
 //
 //go:nosplit
 func putPath(n int, s *byte) int {
-	for i := 0; n >= 0 && at(s, i) != 0; i++ {
-		n = putPathByte(n, at(s, i))
+	for i := 0; n >= 0 && bare.At(s, i) != 0; i++ {
+		n = putPathByte(n, bare.At(s, i))
 	}
 	return n
 }
@@ -247,7 +229,7 @@ func putPathByte(n int, b byte) int {
 //go:nosplit
 func putString(pos int, s *byte) int {
 	n := 0
-	for at(s, n) != 0 {
+	for bare.At(s, n) != 0 {
 		n++
 	}
 	if pos < 0 || pos+shimwire.LengthSize+n > len(buffer) {
@@ -255,7 +237,7 @@ func putString(pos int, s *byte) int {
 	}
 	putLength(pos, n)
 	for i := range n {
-		buffer[pos+shimwire.LengthSize+i] = at(s, i)
+		buffer[pos+shimwire.LengthSize+i] = bare.At(s, i)
 	}
 	return pos + shimwire.LengthSize + n
 }
@@ -295,7 +277,7 @@ func fill(fd, pos int) int {
 	if pos == len(buffer) {
 		return 0
 	}
-	return call(syscall.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&buffer[pos])), uintptr(len(buffer)-pos), 0)
+	return bare.Call(syscall.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&buffer[pos])), uintptr(len(buffer)-pos), 0)
 }
 
 // send sends the first n bytes of buffer, and returns how many the socket took: not all of
@@ -305,7 +287,7 @@ func fill(fd, pos int) int {
 func send(fd, n int) int {
 	pos := 0
 	for pos < n {
-		sent := call(syscall.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&buffer[pos])), uintptr(n-pos), syscall.MSG_NOSIGNAL)
+		sent := bare.Call(syscall.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&buffer[pos])), uintptr(n-pos), syscall.MSG_NOSIGNAL)
 		if sent < 0 {
 			break
 		}
@@ -317,25 +299,10 @@ func send(fd, n int) int {
 //go:nosplit
 func write(fd, from, to int) {
 	for from < to {
-		n := call(syscall.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&buffer[from])), uintptr(to-from), 0)
+		n := bare.Call(syscall.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&buffer[from])), uintptr(to-from), 0)
 		if n < 0 {
 			return
 		}
 		from += n
-	}
-}
-
-// call makes a system call, again after an interruption. An error is negative.
-//
-//go:nosplit
-func call(number, a, b, c, d uintptr) int {
-	for {
-		r, _, errno := syscall.RawSyscall6(number, a, b, c, d, 0, 0)
-		if errno == 0 {
-			return int(r)
-		}
-		if errno != syscall.EINTR {
-			return -int(errno)
-		}
 	}
 }

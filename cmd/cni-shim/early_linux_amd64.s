@@ -11,7 +11,7 @@
 // made; if it returns, it is as if the process had just been started.
 TEXT ·entry(SB),NOSPLIT|NOFRAME,$0-0
 	MOVQ	SP, ·stack(SB)
-	// Calls from assembly load the goroutine, here nil, from below FS.
+	// For calls from assembly: see package bare.
 	LEAQ	·thread+8(SB), SI
 	MOVL	$ARCH_SET_FS, DI
 	MOVL	$SYS_arch_prctl, AX

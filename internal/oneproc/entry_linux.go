@@ -3,7 +3,11 @@
 //nolint:unused // linters do not see what assembly calls
 package oneproc
 
-import "unsafe"
+import (
+	"unsafe"
+
+	"github.com/nodekit-project/nodekit/internal/bare"
+)
 
 // entry is for the linker.
 func entry()
@@ -13,34 +17,26 @@ var (
 	thread [2]uintptr     // the end of thread-local storage, where the processor has a register for it
 )
 
-// arrange adds the variable to the environment. Above sp are the number of arguments, the
-// arguments, nil, the environment, nil, and what the kernel has to say besides: all before
-// the last nil moves down by two words, which keeps the stack aligned. The second of them
-// is an empty variable, which Go ignores.
-//
-// No runtime is there yet: nothing here may grow the stack or allocate.
+// arrange adds the variable to the environment: all before the environment's end moves down
+// by two words, which keeps the stack aligned. The second of them is an empty variable,
+// which Go ignores.
 //
 //go:nosplit
 func arrange(sp unsafe.Pointer) {
 	end := 1
-	for *word(sp, end) != nil {
+	for *bare.Word(sp, end) != nil {
 		end++
 	}
-	for end++; *word(sp, end) != nil; end++ {
-		if given(*word(sp, end)) {
+	for end++; *bare.Word(sp, end) != nil; end++ {
+		if given(*bare.Word(sp, end)) {
 			return
 		}
 	}
 	for i := range end {
-		*word(sp, i-2) = *word(sp, i)
+		*bare.Word(sp, i-2) = *bare.Word(sp, i)
 	}
-	*word(sp, end-2), *word(sp, end-1) = &variable[0], &variable[len(variable)-1]
+	*bare.Word(sp, end-2), *bare.Word(sp, end-1) = &variable[0], &variable[len(variable)-1]
 	stack, set = unsafe.Add(sp, -2*int(unsafe.Sizeof(sp))), true
-}
-
-//go:nosplit
-func word(sp unsafe.Pointer, i int) **byte {
-	return (**byte)(unsafe.Add(sp, i*int(unsafe.Sizeof(sp))))
 }
 
 // given reports whether this is the variable, with any value.
@@ -48,7 +44,7 @@ func word(sp unsafe.Pointer, i int) **byte {
 //go:nosplit
 func given(kv *byte) bool {
 	for i := range name + 1 {
-		if *(*byte)(unsafe.Add(unsafe.Pointer(kv), i)) != variable[i] {
+		if bare.At(kv, i) != variable[i] {
 			return false
 		}
 	}

@@ -6,6 +6,8 @@ package pause
 import (
 	"syscall"
 	"unsafe"
+
+	"github.com/nodekit-project/nodekit/internal/bare"
 )
 
 // entry is for the linker.
@@ -20,54 +22,35 @@ var (
 const argument = "pause"
 
 // early is Run, and then the end of the process, if that is what the arguments ask for;
-// otherwise it returns. Above sp are the number of arguments and the arguments.
-//
-// No runtime is there yet: nothing here may grow the stack or allocate.
+// otherwise it returns.
 //
 //go:nosplit
 func early(sp unsafe.Pointer) {
 	if *(*uintptr)(sp) != 2 {
 		return
 	}
-	given := *(**byte)(unsafe.Add(sp, 2*unsafe.Sizeof(sp)))
+	given := *bare.Word(sp, 2)
 	for i := range len(argument) + 1 {
 		c := byte(0)
 		if i < len(argument) {
 			c = argument[i]
 		}
-		if *(*byte)(unsafe.Add(unsafe.Pointer(given), i)) != c {
+		if bare.At(given, i) != c {
 			return
 		}
 	}
 	// Signals that are blocked and waited for reach even the first process of a PID
 	// namespace, which has no handler for them.
-	wanted = bit(syscall.SIGTERM) | bit(syscall.SIGINT) | bit(syscall.SIGCHLD)
-	const block = 0 // SIG_BLOCK
-	call(syscall.SYS_RT_SIGPROCMASK, block, uintptr(unsafe.Pointer(&wanted)), 0, unsafe.Sizeof(wanted))
+	wanted = bare.Signal(syscall.SIGTERM) | bare.Signal(syscall.SIGINT) | bare.Signal(syscall.SIGCHLD)
+	bare.Block(&wanted)
 	for {
-		switch call(syscall.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&wanted)), 0, 0, unsafe.Sizeof(wanted)) {
-		case uintptr(syscall.SIGTERM), uintptr(syscall.SIGINT):
-			call(syscall.SYS_EXIT_GROUP, 0, 0, 0, 0)
-		case uintptr(syscall.SIGCHLD):
+		switch bare.Call(syscall.SYS_RT_SIGTIMEDWAIT, uintptr(unsafe.Pointer(&wanted)), 0, 0, unsafe.Sizeof(wanted)) {
+		case int(syscall.SIGTERM), int(syscall.SIGINT):
+			bare.Call(syscall.SYS_EXIT_GROUP, 0, 0, 0, 0)
+		case int(syscall.SIGCHLD):
 			const anybody = ^uintptr(0) // -1
-			for call(syscall.SYS_WAIT4, anybody, 0, syscall.WNOHANG, 0) != 0 {
+			for bare.Call(syscall.SYS_WAIT4, anybody, 0, syscall.WNOHANG, 0) > 0 {
 			}
 		}
 	}
-}
-
-// bit is the signal's place in the kernel's sets.
-//
-//go:nosplit
-func bit(s syscall.Signal) uint64 { return 1 << (s - 1) }
-
-// call makes a system call. The result is 0 if it fails.
-//
-//go:nosplit
-func call(number, a, b, c, d uintptr) uintptr {
-	r, _, errno := syscall.RawSyscall6(number, a, b, c, d, 0, 0)
-	if errno != 0 {
-		return 0
-	}
-	return r
 }

@@ -58,12 +58,7 @@ func TestPause(t *testing.T) {
 				if single := bytes.Contains(status, []byte("\nThreads:\t1\n")); err != nil || single != c.single {
 					t.Errorf("%v, %s", err, status)
 				}
-				if err := cmd.Process.Signal(sig); err != nil {
-					t.Fatal(err)
-				}
-				if err := cmd.Wait(); err != nil {
-					t.Error(err)
-				}
+				end(t, cmd, sig)
 				if said.String() != c.says {
 					t.Errorf("it said %q", said)
 				}
@@ -79,12 +74,7 @@ func TestOtherArguments(t *testing.T) {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
 			cmd, said := run(t, file, args...)
 			await(t, "its first line", func() bool { return said.String() == spoken })
-			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Wait(); err != nil {
-				t.Error(err)
-			}
+			end(t, cmd, syscall.SIGTERM)
 		})
 	}
 }
@@ -100,6 +90,25 @@ func run(t *testing.T, file string, args ...string) (cmd *exec.Cmd, said *syncbu
 		t.Fatal(err)
 	}
 	return cmd, said
+}
+
+// end sends the signal until the process has ended with 0: it may not listen yet.
+func end(t *testing.T, cmd *exec.Cmd, sig syscall.Signal) {
+	t.Helper()
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	await(t, "its end", func() bool {
+		_ = cmd.Process.Signal(sig) // it may have ended
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Error(err)
+			}
+			return true
+		default:
+			return false
+		}
+	})
 }
 
 // orphan leaves a process that ends soon in the PID namespace of another.

@@ -139,9 +139,6 @@ func TestSmallBinaries(t *testing.T) {
 // TestEntries: make build gives what is executed for every container or Pod the entry that
 // runs before the Go runtime starts.
 func TestEntries(t *testing.T) {
-	if runtime.GOARCH != "amd64" && runtime.GOARCH != "arm64" {
-		t.Skip("there are entries for amd64 and arm64")
-	}
 	cmd := exec.Command("make", "--just-print", "build")
 	cmd.Dir = root
 	out, err := cmd.Output()
@@ -163,7 +160,10 @@ func TestEntries(t *testing.T) {
 			t.Errorf("%s starts at %q", main, got)
 		}
 	}
-	want := []string{"cni internal/oneproc.entry", "cni-shim main.entry", "keeper internal/pause.entry", "podtool internal/pause.entry"}
+	var want []string // for other architectures
+	if runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64" {
+		want = []string{"cni internal/oneproc.entry", "cni-shim main.entry", "keeper internal/pause.entry", "podtool internal/pause.entry"}
+	}
 	if !slices.Equal(found, want) {
 		t.Errorf("make build has entries for %q, want %q", found, want)
 	}
