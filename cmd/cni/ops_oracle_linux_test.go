@@ -16,6 +16,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/internal/leak"
 	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // clean ends what is dirty or dead, as a runtime does at last.
@@ -145,7 +146,7 @@ func (w *world) links(want map[string]bool) {
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		got = map[string]bool{}
 		err := netns.Do(w.host, func() error {
-			all, err := netlink.LinkList()
+			all, err := redump.List(netlink.LinkList)
 			for _, l := range all {
 				if l.Type() == "veth" {
 					got[l.Attrs().Name] = true

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/nft"
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // Connection tracking remembers the destination of a flow, and UDP has no connections
@@ -87,12 +88,10 @@ func forget(v4 bool, match flows) error {
 		return fmt.Errorf("opening netlink: %w", err)
 	}
 	defer h.Close()
-	const tries = 3
-	for range tries {
-		if _, err = h.ConntrackDeleteFilters(netlink.ConntrackTable, family4(v4), match); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
+	err = redump.Do(func() error {
+		_, err := h.ConntrackDeleteFilters(netlink.ConntrackTable, family4(v4), match)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("removing tracked connections: %w", err)
 	}
@@ -113,13 +112,7 @@ func hostAddrs(v4 bool) (map[netip.Addr]bool, error) {
 		return nil, fmt.Errorf("opening netlink: %w", err)
 	}
 	defer h.Close()
-	var list []netlink.Addr
-	const tries = 10
-	for range tries {
-		if list, err = h.AddrList(nil, int(family4(v4))); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
+	list, err := redump.List(func() ([]netlink.Addr, error) { return h.AddrList(nil, int(family4(v4))) })
 	if err != nil {
 		return nil, fmt.Errorf("listing the host's addresses: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // resultRules compare results with the kernel.
@@ -75,7 +76,7 @@ func (c *container) details() (*details, error) {
 func linksIn(ns string) (map[string]netlink.Link, error) {
 	found := map[string]netlink.Link{}
 	err := netns.Do(ns, func() error {
-		all, err := netlink.LinkList()
+		all, err := redump.List(netlink.LinkList)
 		for _, link := range all {
 			found[link.Attrs().Name] = link
 		}

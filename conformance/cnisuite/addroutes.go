@@ -12,6 +12,7 @@ import (
 	"github.com/nodekit-project/nodekit/conformance"
 	"github.com/nodekit-project/nodekit/internal/leak"
 	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // checkRoutesExist makes the delegate, if the suite stands in for it, return routes
@@ -169,7 +170,9 @@ func (l *lab) routed(routes string) string {
 
 func routesIn(ns string) (all []netlink.Route, err error) {
 	err = netns.Do(ns, func() error {
-		all, err = netlink.RouteListFiltered(allFamilies, &netlink.Route{Table: anyTable}, netlink.RT_FILTER_TABLE)
+		all, err = redump.List(func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(allFamilies, &netlink.Route{Table: anyTable}, netlink.RT_FILTER_TABLE)
+		})
 		return err
 	})
 	return all, err

@@ -14,6 +14,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/leak"
 	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/nft"
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // checkFaultRules each break one thing and check that CHECK notices.
@@ -143,7 +144,7 @@ func breakRoute(l *lab, a *attachment) error {
 	}
 	var routes []netlink.Route
 	err := a.change(func(link netlink.Link) (err error) {
-		all, err := netlink.RouteList(link, allFamilies)
+		all, err := redump.List(func() ([]netlink.Route, error) { return netlink.RouteList(link, allFamilies) })
 		for _, r := range all {
 			if slices.ContainsFunc(a.result.Routes, func(listed routeEntry) bool { return leadsTo(r, listed.Dst) }) {
 				routes = append(routes, r)
@@ -200,7 +201,7 @@ func breakUp(l *lab, a *attachment) error {
 func (l *lab) hostLinks(a *attachment) (made []netlink.Link, err error) {
 	known := a.before.Names(leak.Link)
 	err = netns.Do(l.host, func() error {
-		all, err := netlink.LinkList()
+		all, err := redump.List(netlink.LinkList)
 		for _, link := range all {
 			if !slices.Contains(known, fmt.Sprintf("%s (%s)", link.Attrs().Name, link.Type())) {
 				made = append(made, link)
@@ -231,7 +232,7 @@ func breakGateway(l *lab, a *attachment) error {
 	}
 	found := false
 	err := netns.Do(l.host, func() error {
-		addrs, err := netlink.AddrList(nil, allFamilies)
+		addrs, err := redump.List(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, allFamilies) })
 		for i := range addrs {
 			if !gateways[addrs[i].IP.String()] {
 				continue

@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // sighting is the first attachment of a network, as its ADD describes it and as the
@@ -53,7 +54,7 @@ func attachAndLook(ctx context.Context, l *lab) (*sighting, error) {
 func nicsIn(ns string) (map[string]*nic, error) {
 	all := map[string]*nic{}
 	err := netns.Do(ns, func() error {
-		links, err := netlink.LinkList()
+		links, err := redump.List(netlink.LinkList)
 		if err != nil {
 			return err
 		}
@@ -69,7 +70,7 @@ func nicsIn(ns string) (map[string]*nic, error) {
 
 // nicOf describes an interface of the calling thread's namespace.
 func nicOf(link netlink.Link) (*nic, error) {
-	addrs, err := netlink.AddrList(link, syscall.AF_UNSPEC)
+	addrs, err := redump.List(func() ([]netlink.Addr, error) { return netlink.AddrList(link, syscall.AF_UNSPEC) })
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/conformance/cnisuite"
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 func delMutants() []attachment {
@@ -101,7 +102,7 @@ func detachers() map[string]func(*cni.Plugin) {
 			}
 		},
 		"deletes-all": deleting(func(*cni.Request) error {
-			links, err := netlink.LinkList()
+			links, err := redump.List(netlink.LinkList)
 			for _, l := range links {
 				if strings.HasPrefix(l.Attrs().Name, "good") {
 					err = errors.Join(err, netlink.LinkDel(l))

@@ -23,6 +23,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/conformance/cnisuite"
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // The plugins of these tests are this binary under other names.
@@ -404,10 +405,13 @@ func labels(p *cni.Plugin) {
 		return err
 	}
 	p.Del = func(_ context.Context, r *cni.Request) error {
-		all, err := netlink.LinkList()
+		all, err := redump.List(netlink.LinkList)
 		for _, link := range all {
-			if link.Attrs().Alias == r.Attachment.String() {
-				err = errors.Join(err, netlink.LinkSetAlias(link, ""))
+			if link.Attrs().Alias != r.Attachment.String() {
+				continue
+			}
+			if gone := netlink.LinkSetAlias(link, ""); !errors.Is(gone, unix.ENODEV) { // with its namespace, meanwhile
+				err = errors.Join(err, gone)
 			}
 		}
 		return err

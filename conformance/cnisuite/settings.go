@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // settings are the attributes of an interface, in words. What is attached to it,
@@ -18,7 +19,7 @@ type settings []string
 func settingsIn(ns string) (map[string]settings, error) {
 	all := map[string]settings{}
 	err := netns.Do(ns, func() error {
-		links, err := netlink.LinkList()
+		links, err := redump.List(netlink.LinkList)
 		if err != nil {
 			return err
 		}

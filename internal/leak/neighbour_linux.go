@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // neighbours excludes what the kernel learns by itself.
@@ -15,11 +17,11 @@ func neighbours(scope *Scope) (things, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, netlink.FAMILY_ALL) })
+	all, err := redump.List(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, err
 	}
-	proxies, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighProxyList(0, netlink.FAMILY_ALL) })
+	proxies, err := redump.List(func() ([]netlink.Neigh, error) { return netlink.NeighProxyList(0, netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, err
 	}
@@ -42,7 +44,7 @@ func neighbours(scope *Scope) (things, error) {
 // forwarding excludes what bridges and tunnels learn by themselves, and the addresses
 // of a bridge and of its ports.
 func forwarding(scope *Scope) (things, error) {
-	links, err := dump(netlink.LinkList)
+	links, err := redump.List(netlink.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +52,7 @@ func forwarding(scope *Scope) (things, error) {
 	for _, l := range links {
 		names[l.Attrs().Index], macs[l.Attrs().Index] = l.Attrs().Name, l.Attrs().HardwareAddr
 	}
-	all, err := dump(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, unix.AF_BRIDGE) })
+	all, err := redump.List(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, unix.AF_BRIDGE) })
 	if err != nil {
 		return nil, err
 	}

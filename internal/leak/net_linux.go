@@ -6,25 +6,12 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
-// dumpTries is how often a netlink dump is retried if the kernel reports that a
-// change interrupted it.
-const dumpTries = 20
-
-// dump calls get until its result is consistent.
-func dump[T any](get func() ([]T, error)) (all []T, err error) {
-	for range dumpTries {
-		all, err = get()
-		if !errors.Is(err, netlink.ErrDumpInterrupted) && !errors.Is(err, unix.EINTR) {
-			return all, err
-		}
-	}
-	return nil, err
-}
-
 func links(scope *Scope) (things, error) {
-	all, err := dump(netlink.LinkList)
+	all, err := redump.List(netlink.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +25,7 @@ func links(scope *Scope) (things, error) {
 }
 
 func addresses(scope *Scope) (things, error) {
-	all, err := dump(netlink.LinkList)
+	all, err := redump.List(netlink.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +35,7 @@ func addresses(scope *Scope) (things, error) {
 		if !scope.matches(Address, link) {
 			continue
 		}
-		addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
+		addrs, err := redump.List(func() ([]netlink.Addr, error) { return netlink.AddrList(l, netlink.FAMILY_ALL) })
 		if errors.Is(err, unix.ENODEV) {
 			continue
 		}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // rules lists tables, chains, rules, named sets and their elements.
@@ -17,7 +19,7 @@ func rules(scope *Scope) (things, error) {
 	if err != nil {
 		return nil, err
 	}
-	tables, err := dump(conn.ListTables)
+	tables, err := redump.List(conn.ListTables)
 	if errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
 		return make(things), nil // a kernel without nftables has none
 	}
@@ -48,7 +50,7 @@ type ruleset struct {
 }
 
 func (r *ruleset) chains() error {
-	all, err := dump(func() ([]*nftables.Chain, error) { return r.conn.ListChainsOfTableFamily(r.table.Family) })
+	all, err := redump.List(func() ([]*nftables.Chain, error) { return r.conn.ListChainsOfTableFamily(r.table.Family) })
 	if err != nil {
 		return err
 	}
@@ -58,7 +60,7 @@ func (r *ruleset) chains() error {
 		}
 		name := fmt.Sprintf("%s chain %s", r.name, chain.Name)
 		r.found.add(name, name)
-		rules, err := dump(func() ([]nftRule, error) { return rulesOf(chain) })
+		rules, err := redump.List(func() ([]nftRule, error) { return rulesOf(chain) })
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		}
@@ -73,7 +75,7 @@ func (r *ruleset) chains() error {
 }
 
 func (r *ruleset) sets() error {
-	all, err := dump(func() ([]*nftables.Set, error) { return r.conn.GetSets(r.table) })
+	all, err := redump.List(func() ([]*nftables.Set, error) { return r.conn.GetSets(r.table) })
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
@@ -104,18 +106,21 @@ func (r *ruleset) sets() error {
 // shortList is how many elements come in one part of a list.
 const shortList = 100
 
+// listTries is how often a long list is read at most.
+const listTries = 20
+
 // elements lists a set; a long one until its elements come in the same order twice:
 // while the kernel moves the elements of a set that has grown or shrunk, a list in
 // several parts may miss some (nft_rhash_walk in net/netfilter/nft_set_hash.c).
 func (r *ruleset) elements(set *nftables.Set) ([]nftables.SetElement, error) {
 	get := func() ([]nftables.SetElement, error) { return r.conn.GetSetElements(set) }
-	before, err := dump(get)
-	for range dumpTries {
+	before, err := redump.List(get)
+	for range listTries {
 		if err != nil || len(before) <= shortList {
 			return before, err
 		}
 		var now []nftables.SetElement
-		now, err = dump(get)
+		now, err = redump.List(get)
 		if slices.EqualFunc(before, now, func(a, b nftables.SetElement) bool { return bytes.Equal(a.Key, b.Key) }) {
 			return now, err
 		}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // routes excludes routes that the kernel creates by itself for an address, or learns
@@ -15,7 +17,7 @@ func routes(scope *Scope) (things, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := dump(func() ([]netlink.Route, error) {
+	all, err := redump.List(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
@@ -66,7 +68,7 @@ func destination(r *netlink.Route) string {
 }
 
 func linkNames() (map[int]string, error) {
-	all, err := dump(netlink.LinkList)
+	all, err := redump.List(netlink.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +80,7 @@ func linkNames() (map[int]string, error) {
 }
 
 func policyRules(scope *Scope) (things, error) {
-	all, err := dump(func() ([]netlink.Rule, error) { return netlink.RuleList(netlink.FAMILY_ALL) })
+	all, err := redump.List(func() ([]netlink.Rule, error) { return netlink.RuleList(netlink.FAMILY_ALL) })
 	if err != nil {
 		return nil, err
 	}

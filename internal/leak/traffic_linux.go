@@ -7,6 +7,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // traffic excludes the queueing disciplines that the kernel chooses by itself, which
@@ -69,7 +71,7 @@ type controlled struct {
 // control lists things of traffic control. It decodes no more of them than it must:
 // there are kinds that package netlink does not know.
 func control(get, reply uint16, link int, parent uint32) ([]controlled, error) {
-	all, err := dump(func() (all []controlled, err error) {
+	all, err := redump.List(func() (all []controlled, err error) {
 		request := nl.NewNetlinkRequest(int(get), unix.NLM_F_DUMP)
 		request.AddData(&nl.TcMsg{Family: unix.AF_UNSPEC, Ifindex: int32(link), Parent: parent})
 		replies, err := request.Execute(unix.NETLINK_ROUTE, reply)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // Network configures the node's own Pod network on the host. Two nodes on one host need
@@ -122,7 +123,7 @@ func overlapsAny(p netip.Prefix, used []netip.Prefix) bool {
 // usedPrefixes returns the IPv4 networks that the host has routes to, except the
 // default route.
 func usedPrefixes() ([]netip.Prefix, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := redump.List(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("reading the host's routes: %w", err)
 	}

@@ -2,7 +2,6 @@ package cnibench
 
 import (
 	"context"
-	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/leak"
 	"github.com/nodekit-project/nodekit/internal/netns"
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // patience is how long what DEL has given up may take to disappear.
@@ -48,13 +48,7 @@ func (l *lab) quiet(ctx context.Context) error {
 
 // veths counts the ends of veth pairs in the run's namespace.
 func veths() (n int, err error) {
-	const tries = 10
-	var all []netlink.Link
-	for range tries {
-		if all, err = netlink.LinkList(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
+	all, err := redump.List(netlink.LinkList)
 	for _, l := range all {
 		if l.Type() == "veth" {
 			n++
