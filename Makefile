@@ -11,11 +11,11 @@ export GOFLAGS := -trimpath -buildvcs=false
 KUBECTL_VERSION := v1.37.2
 BUILD := $(GO) build -ldflags='-buildid= -X k8s.io/component-base/version.gitVersion=$(KUBECTL_VERSION)'
 # What is executed for every container or Pod has code that runs before the Go runtime
-# starts: cmd/cni-shim/early_linux.go, internal/oneproc, internal/pause.
+# starts: cmd/cni-shim/early_linux.go, internal/oneshot, internal/pause.
 ifneq ($(filter amd64 arm64,$(shell $(GO) env GOARCH)),)
 entry = -ldflags='./cmd/$(1)=-buildid= -E $(2).entry'
 INTERNAL := github.com/nodekit-project/nodekit/internal
-BUILD += $(call entry,cni,$(INTERNAL)/oneproc) $(call entry,cni-shim,main) $(call entry,keeper,$(INTERNAL)/pause) $(call entry,podtool,$(INTERNAL)/pause)
+BUILD += $(call entry,cni,$(INTERNAL)/oneshot) $(call entry,cni-shim,main) $(call entry,keeper,$(INTERNAL)/pause) $(call entry,podtool,$(INTERNAL)/pause)
 endif
 # The time is for what hangs: ./cmd/nodekit takes ten minutes on a slow machine. Tests
 # wait more than they compute, so that two processors have four packages to test.

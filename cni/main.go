@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/nodekit-project/nodekit/internal/oneproc"
+	"github.com/nodekit-project/nodekit/internal/oneshot"
 	"github.com/nodekit-project/nodekit/internal/termination"
 )
 
@@ -30,7 +30,7 @@ import (
 func Main(plugins ...*Plugin) {
 	stdout := os.Stdout
 	os.Stdout = os.Stderr
-	if err := oneproc.Hide(); err != nil {
+	if err := oneshot.Hide(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
 	os.Exit(serve(process{os.Args[0], environ(), os.Stdin, stdout, os.Stderr}, plugins))

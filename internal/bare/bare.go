@@ -1,5 +1,5 @@
 // Package bare is for code that runs before the Go runtime starts, in a process that the
-// linker was told to start elsewhere (-E): cmd/cni-shim, internal/oneproc, internal/pause.
+// linker was told to start elsewhere (-E): cmd/cni-shim, internal/oneshot, internal/pause.
 //
 // There is no heap, no goroutine and no thread but one, and nobody to handle a panic. So
 // such code must not grow the stack (each function is nosplit), works in static memory and

@@ -162,7 +162,7 @@ func TestEntries(t *testing.T) {
 	}
 	var want []string // for other architectures
 	if runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64" {
-		want = []string{"cni internal/oneproc.entry", "cni-shim main.entry", "keeper internal/pause.entry", "podtool internal/pause.entry"}
+		want = []string{"cni internal/oneshot.entry", "cni-shim main.entry", "keeper internal/pause.entry", "podtool internal/pause.entry"}
 	}
 	if !slices.Equal(found, want) {
 		t.Errorf("make build has entries for %q, want %q", found, want)
