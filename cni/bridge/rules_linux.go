@@ -37,6 +37,12 @@ const (
 	addressOf = "address"
 )
 
+// Digests of the descriptions, without the bridge's name: see nft.Ruleset.Tag.
+const (
+	masqueradingDigest  = "ccd5a47572a034ea"
+	spoofCheckingDigest = "174303aed8f0f81e"
+)
+
 // masquerading describes the bridge's inet table. A long-running process builds each
 // description once.
 func masquerading(c *Config) *nft.Ruleset {
@@ -65,7 +71,7 @@ func describeMasquerading(c *Config) *nft.Ruleset {
 		)
 	}
 	return &nft.Ruleset{
-		Table: c.NFTTable,
+		Table: c.NFTTable, Tag: masqueradingDigest + " " + c.Bridge,
 		Sets: []nft.Set{
 			{Name: masq4, Key: []nftables.SetDatatype{nftables.TypeIPAddr}},
 			{Name: masq6, Key: []nftables.SetDatatype{nftables.TypeIP6Addr}},
@@ -108,7 +114,7 @@ func spoofChecking(c *Config) *nft.Ruleset {
 	const early = -300 // before anything that looks at the addresses of frames
 	name, mac := nftables.TypeIFName, nftables.TypeEtherAddr
 	return &nft.Ruleset{
-		Table: c.NFTTable, Bridge: true,
+		Table: c.NFTTable, Bridge: true, Tag: spoofCheckingDigest,
 		Sets: []nft.Set{
 			{Name: watched, Key: []nftables.SetDatatype{name}},
 			{Name: allowed, Key: []nftables.SetDatatype{name, mac}},

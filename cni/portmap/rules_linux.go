@@ -52,9 +52,12 @@ const (
 	owners = "owners"
 )
 
+// digest is that of the description: see nft.Ruleset.Tag.
+const digest = "c430b6279df6ad3d"
+
 // table describes the nftables table of the port mappings.
 func table(c *Config) *nft.Ruleset {
-	out := &nft.Ruleset{Table: c.NFTTable}
+	out := &nft.Ruleset{Table: c.NFTTable, Tag: digest}
 	proto, port := nftables.TypeInetProto, nftables.TypeInetService
 	for _, f := range families() {
 		target := []nftables.SetDatatype{f.addr, port}

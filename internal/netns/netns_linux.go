@@ -118,17 +118,42 @@ func Open(path string) (*Handle, error) {
 
 // Current opens the network namespace of the calling goroutine's thread.
 func Current() (*Handle, error) {
-	return Open(threadNS)
+	fd, err := current()
+	if err != nil {
+		return nil, fmt.Errorf("opening the thread's network namespace: %w", err)
+	}
+	return &Handle{file: os.NewFile(uintptr(fd), "the thread's")}, nil
+}
+
+// current asks a socket for its namespace. It asks /proc only if the caller may not have
+// that (CAP_NET_ADMIN): there the kernel has to make the thread's directory first, which
+// costs a process that has just started 30 to 60 µs.
+func current() (fd int, err error) {
+	fd, err = ofSocket()
+	if err != nil {
+		fd, err = unix.Open(threadNS, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	}
+	return fd, err
+}
+
+func ofSocket() (fd int, err error) {
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0) // any socket does
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(socket)
+	return unix.IoctlRetInt(socket, unix.SIOCGSKNS)
 }
 
 // CurrentID returns the identity of the network namespace of the calling goroutine's
 // thread.
 func CurrentID() (ID, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(threadNS, &st); err != nil {
-		return ID{}, fmt.Errorf("identifying the network namespace: %w", err)
+	h, err := Current()
+	if err != nil {
+		return ID{}, err
 	}
-	return ID{Dev: st.Dev, Ino: st.Ino}, nil
+	defer h.Close()
+	return h.ID()
 }
 
 // FD returns the descriptor, which the handle still owns.

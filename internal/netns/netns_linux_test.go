@@ -133,6 +133,51 @@ func TestCreateAfterCrash(t *testing.T) {
 // TestNoThreadStrays enters from many goroutines at once, with functions that
 // fail, panic and wander off to a namespace of their own, and then looks where
 // the threads that run ordinary goroutines are.
+// TestCurrent: with the right to ask a socket and without it, the answer is the thread's
+// namespace, wherever that is.
+func TestCurrent(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	err := netns.Do(pinned(t), func() error {
+		var want unix.Stat_t
+		if err := unix.Stat("/proc/thread-self/ns/net", &want); err != nil {
+			return err
+		}
+		for _, what := range []string{"privileged", "without capabilities"} {
+			if what != "privileged" {
+				restore := withoutCapabilities(t)
+				defer restore()
+			}
+			if got, err := netns.CurrentID(); err != nil || got != (netns.ID{Dev: want.Dev, Ino: want.Ino}) {
+				t.Errorf("%s: %v, %v; want %d:%d", what, got, err, want.Dev, want.Ino)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// withoutCapabilities takes the calling thread's, until restore is called.
+func withoutCapabilities(t *testing.T) (restore func()) {
+	t.Helper()
+	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var had [2]unix.CapUserData
+	if err := unix.Capget(header, &had[0]); err != nil {
+		t.Fatal(err)
+	}
+	few := had
+	few[0].Effective, few[1].Effective = 0, 0
+	if err := unix.Capset(header, &few[0]); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := unix.Capset(header, &had[0]); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestNoThreadStrays(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	home, path := currentID(t), pinned(t)

@@ -20,6 +20,10 @@ type Ruleset struct {
 	Bridge bool
 	Sets   []Set
 	Chains []Chain
+	// Tag distinguishes this definition from others, see tag. Empty means its digest,
+	// which is a good part of what a process needs that has just started: definitions
+	// that are always the same give it as a constant, and test that it is the digest.
+	Tag string
 
 	tagOnce sync.Once // see tag
 	tagged  []byte

@@ -3,6 +3,7 @@ package nft
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,7 +24,18 @@ func (rs *Ruleset) tag() ([]byte, error) {
 	return rs.tagged, rs.tagErr
 }
 
-func (rs *Ruleset) makeTag() ([]byte, error) {
+func (rs *Ruleset) makeTag() (_ []byte, err error) {
+	text := rs.Tag
+	if text == "" {
+		if text, err = rs.Digest(); err != nil {
+			return nil, err
+		}
+	}
+	return comment("nodekit " + text), nil
+}
+
+// Digest returns a digest of everything in the definition but the table's name.
+func (rs *Ruleset) Digest() (string, error) {
 	h := sha256.New()
 	fmt.Fprint(h, rs.Bridge, rs.Sets)
 	for _, ch := range rs.Chains {
@@ -32,14 +44,14 @@ func (rs *Ruleset) makeTag() ([]byte, error) {
 			for _, e := range rule {
 				b, err := expr.Marshal(uint8(rs.family()), e)
 				if err != nil {
-					return nil, fmt.Errorf("a rule of chain %q: %w", ch.Name, err)
+					return "", fmt.Errorf("a rule of chain %q: %w", ch.Name, err)
 				}
 				h.Write(b)
 			}
 		}
 	}
 	const size = 8 // of the digest: enough to distinguish a few versions
-	return comment(fmt.Sprintf("nodekit %x", h.Sum(nil)[:size])), nil
+	return hex.EncodeToString(h.Sum(nil)[:size]), nil
 }
 
 // Ensure defines the table unless it has every rule of the definition; other rules in
