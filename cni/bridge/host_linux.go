@@ -17,14 +17,14 @@ type plugin struct {
 // host holds the connections to the kernel in the network namespace in which the
 // plugin is called. Only one call uses it at a time.
 type host struct {
-	ns    netns.ID
+	ns    netns.ID // zero if nothing is kept between calls
 	links *rtnl.Conn
 	rules *nft.Conn
 }
 
 // openHost returns connections; the caller returns them with release.
 func (p *plugin) openHost() (*host, error) {
-	id, err := netns.CurrentID()
+	id, err := p.stays.kept().Here()
 	if err != nil {
 		return nil, err
 	}

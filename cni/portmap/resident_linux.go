@@ -3,7 +3,6 @@ package portmap
 import (
 	"errors"
 
-	"github.com/nodekit-project/nodekit/internal/netns"
 	"github.com/nodekit-project/nodekit/internal/nft"
 	"github.com/nodekit-project/nodekit/internal/nspool"
 )
@@ -26,7 +25,7 @@ func (p *plugin) close() error {
 // connectedTo calls fn with a table of the network namespace in which the plugin is
 // called.
 func (p *plugin) connectedTo(rules *nft.Ruleset, fn func(*view) error) (err error) {
-	ns, err := netns.CurrentID()
+	ns, err := p.kept.Here()
 	if err != nil {
 		return err
 	}

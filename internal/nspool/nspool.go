@@ -26,6 +26,15 @@ type entry[T any] struct {
 	it T
 }
 
+// Here returns the namespace of the calling goroutine's thread, for Take and Put. A nil
+// Pool does not ask which that is.
+func (p *Pool[T]) Here() (netns.ID, error) {
+	if p == nil {
+		return netns.ID{}, nil
+	}
+	return netns.CurrentID()
+}
+
 // Take removes and returns the thing opened in the namespace that was put in last, if
 // any.
 func (p *Pool[T]) Take(ns netns.ID) (it T, ok bool) {
