@@ -190,7 +190,7 @@ func KeepControllers() (restore func() error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, os.Remove(dir)) }()
-		for range 100 {
+		for range 300 { // after some hundred Pods more than ten seconds were seen
 			if hugetlbOnV2() {
 				return nil
 			}
