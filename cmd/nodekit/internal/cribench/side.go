@@ -190,14 +190,14 @@ func KeepControllers() (restore func() error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, os.Remove(dir)) }()
-		for range 300 { // after some hundred Pods more than ten seconds were seen
+		for range 100 {
 			if hugetlbOnV2() {
 				return nil
 			}
-			time.Sleep(100 * time.Millisecond)
 			if err := errors.Join(mountHugetlb(dir), unix.Unmount(dir, 0)); err != nil {
 				return fmt.Errorf("giving the hugetlb controller back to cgroup v2: %w", err)
 			}
+			time.Sleep(100 * time.Millisecond) // it returns some time after the unmount, and the next mount would take it away
 		}
 		return fault.FailedPrecondition.Errorf("the hugetlb controller does not return to cgroup v2: somebody has mounted it (grep hugetlb /proc/*/mountinfo)")
 	}
