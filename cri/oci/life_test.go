@@ -55,7 +55,7 @@ func TestMountsOfASandbox(t *testing.T) {
 	points, err := mount.Below(dir)
 	n.must(err)
 	slices.Sort(points)
-	want := []string{dir, dir + "/ipc", dir + "/net", dir + "/shm", dir + "/uts"}
+	want := []string{dir, dir + "/ipc", dir + "/net", dir + "/uts"}
 	if !slices.Equal(points, want) {
 		t.Errorf("mounted are %q, want %q", points, want)
 	}

@@ -29,7 +29,8 @@ import (
 
 // sandboxDir holds what does not survive a reboot: the pins and /dev/shm. It is a mount
 // point from the moment the first of them is created, so nothing can be renamed across
-// it.
+// it, and a single unmount, which waits only once for all processors, removes all mounts
+// below it.
 func (r *Runtime) sandboxDir(id string) string { return r.run("sandboxes", id) }
 
 // pauseID names the sandbox's container that is only the first process of its PID
@@ -118,14 +119,14 @@ func (r *Runtime) runSandbox(ctx context.Context, s *cri.Sandbox) error {
 // IPC namespace comes a /dev/shm, which gets the SELinux label.
 func (r *Runtime) makeNamespaces(s *cri.Sandbox, u *ownUsers, sysctls sysctls, label string) error {
 	dir := r.sandboxDir(s.ID)
-	if err := gather(dir); err != nil {
-		return err
-	}
 	var err error
-	if !hostIPC(s) {
-		if err = makeShm(filepath.Join(dir, "shm"), u, label); err != nil {
-			return err
-		}
+	if hostIPC(s) {
+		err = gather(dir)
+	} else {
+		err = makeShm(dir, u, label)
+	}
+	if err != nil {
+		return err
 	}
 	if u != nil {
 		err = r.makeOwned(s, u, sysctls.ipc)
@@ -149,10 +150,9 @@ func (r *Runtime) inNetwork(s *cri.Sandbox, values map[string]string) error {
 	return netns.Do(filepath.Join(r.sandboxDir(s.ID), "net"), func() error { return setSysctls(values) })
 }
 
-// gather bind-mounts a sandbox's run directory on itself, so that a single unmount
-// removes all mounts below it, waiting only once for all processors. The mount has a peer
-// group of its own: in the peer group of the surrounding mount, every mount below would
-// appear twice.
+// gather bind-mounts a sandbox's run directory on itself. The mount has a peer group of
+// its own: in the peer group of the surrounding mount, every mount below would appear
+// twice.
 func gather(dir string) error { return mount.Bind(dir, dir, nil) }
 
 // makeOwned creates the namespaces that belong to the sandbox's user namespace.
@@ -202,18 +202,21 @@ func setHostname(s *cri.Sandbox) error {
 	return nil
 }
 
-// makeShm mounts the /dev/shm that the Pod's containers share, with the size that is
-// usual for container runtimes.
-func makeShm(path string, u *ownUsers, label string) error {
-	if err := os.Mkdir(path, 0o1777); err != nil {
+// makeShm mounts the file system of the /dev/shm that the Pod's containers share, with the
+// size that is usual for container runtimes, on the sandbox's run directory. /dev/shm is a
+// directory of it: a mount of its own would be one more that each OCI runtime that starts
+// a container copies and reads, whichever Pod it is for.
+func makeShm(dir string, u *ownUsers, label string) error {
+	options := "mode=0711,size=65536k" + overlay.ContextOption(label)
+	if err := unix.Mount("shm", dir, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return fmt.Errorf("mounting the file system of /dev/shm at %q: %w", dir, err)
+	}
+	path := filepath.Join(dir, "shm")
+	if err := os.Mkdir(path, 0o700); err != nil {
 		return err
 	}
 	uid, gid := u.root()
-	options := fmt.Sprintf("mode=1777,size=65536k,uid=%d,gid=%d%s", uid, gid, overlay.ContextOption(label))
-	if err := unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
-		return fmt.Errorf("mounting /dev/shm at %q: %w", path, err)
-	}
-	return nil
+	return errors.Join(os.Chown(path, uid, gid), os.Chmod(path, 0o777|os.ModeSticky))
 }
 
 // sysctls holds values by their paths below /proc/sys.
