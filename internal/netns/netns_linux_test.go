@@ -130,9 +130,6 @@ func TestCreateAfterCrash(t *testing.T) {
 	}
 }
 
-// TestNoThreadStrays enters from many goroutines at once, with functions that
-// fail, panic and wander off to a namespace of their own, and then looks where
-// the threads that run ordinary goroutines are.
 // TestCurrent: with the right to ask a socket and without it, the answer is the thread's
 // namespace, wherever that is.
 func TestCurrent(t *testing.T) {
@@ -178,6 +175,9 @@ func withoutCapabilities(t *testing.T) (restore func()) {
 	}
 }
 
+// TestNoThreadStrays enters from many goroutines at once, with functions that
+// fail, panic and wander off to a namespace of their own, and then looks where
+// the threads that run ordinary goroutines are.
 func TestNoThreadStrays(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	home, path := currentID(t), pinned(t)
