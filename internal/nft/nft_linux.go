@@ -23,6 +23,7 @@ type Ruleset struct {
 	// Tag distinguishes this definition from others, see tag. Empty means its digest,
 	// which is a good part of what a process needs that has just started: definitions
 	// that are always the same give it as a constant, and test that it is the digest.
+	// Rules that have the digest itself count as well.
 	Tag string
 
 	tagOnce sync.Once // see tag

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -15,6 +14,9 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/nlsock"
 )
+
+// prefix begins every tag.
+const prefix = "nodekit "
 
 // tag is carried by every rule, as a comment that nft(8) prints and restores. It
 // distinguishes this definition from those of other versions, whose rules may look
@@ -31,7 +33,7 @@ func (rs *Ruleset) makeTag() (_ []byte, err error) {
 			return nil, err
 		}
 	}
-	return comment("nodekit " + text), nil
+	return comment(prefix + text), nil
 }
 
 // Digest returns a digest of everything in the definition but the table's name.
@@ -73,31 +75,51 @@ func (c *Conn) Verify(rs *Ruleset) error {
 	if err != nil {
 		return err
 	}
-	have, err := c.tagged(rs, tag)
+	have, err := c.tagged(rs)
 	if err != nil {
 		return err
 	}
+	missing := rs.missing(have, tag)
+	if missing == nil || rs.Tag == "" {
+		return missing
+	}
+	// A version that gave the definition no Tag made the same rules with the digest.
+	digest, err := rs.Digest()
+	if err != nil {
+		return err
+	}
+	if rs.missing(have, comment(prefix+digest)) == nil {
+		return nil
+	}
+	return missing
+}
+
+// tagged counts the table's rules with each tag in each chain.
+func (c *Conn) tagged(rs *Ruleset) (map[tagIn]int, error) {
+	m := message(fmt.Sprintf("listing the rules of nftables table %q", rs.Table), unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, uint8(rs.family()))
+	m.String(unix.NFTA_RULE_TABLE, rs.Table)
+	replies, err := c.dump(m)
+	out := map[tagIn]int{}
+	for _, b := range replies {
+		if chain, table, data := parseRule(b); table == rs.Table {
+			out[tagIn{chain, string(data)}]++
+		}
+	}
+	return out, err
+}
+
+// tagIn is a tag in a chain.
+type tagIn struct{ chain, tag string }
+
+// missing reports every chain that has not as many rules with the tag as it should.
+func (rs *Ruleset) missing(have map[tagIn]int, tag []byte) error {
 	var errs []error
 	for _, ch := range rs.Chains {
-		if n := have[ch.Name]; n != len(ch.Rules) {
+		if n := have[tagIn{ch.Name, string(tag)}]; n != len(ch.Rules) {
 			errs = append(errs, fault.NotFound.Errorf("chain %q of nftables table %q has %d rules of this version instead of %d", ch.Name, rs.Table, n, len(ch.Rules)))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// tagged counts the rules with the tag in each chain of the table.
-func (c *Conn) tagged(rs *Ruleset, tag []byte) (map[string]int, error) {
-	m := message(fmt.Sprintf("listing the rules of nftables table %q", rs.Table), unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, uint8(rs.family()))
-	m.String(unix.NFTA_RULE_TABLE, rs.Table)
-	replies, err := c.dump(m)
-	out := map[string]int{}
-	for _, b := range replies {
-		if chain, table, data := parseRule(b); table == rs.Table && slices.Equal(data, tag) {
-			out[chain]++
-		}
-	}
-	return out, err
 }
 
 // parseRule returns where a rule is, and the user data that its creator attached.

@@ -97,6 +97,35 @@ func TestVerifyLeavesOthersAlone(t *testing.T) {
 	}
 }
 
+// TestTagBesideDigest: rules of a version that had no constant for the same definition are
+// not made anew; those of another definition are.
+func TestTagBesideDigest(t *testing.T) {
+	older, digested, c := versions(t)
+	rs := &nft.Ruleset{Table: digested.Table, Sets: digested.Sets, Chains: digested.Chains, Tag: "constant"}
+	if err := errors.Join(digested.Define(), c.Verify(rs), c.Ensure(rs)); err != nil {
+		t.Error(err)
+	}
+	if now := netnstest.Run(t, "", "nft", "list", "table", "inet", rs.Table); strings.Contains(now, rs.Tag) {
+		t.Errorf("the same rules were made anew: %s", now)
+	}
+	netnstest.Run(t, "", "nft", "flush", "chain", "inet", rs.Table, "two")
+	if err := c.Verify(rs); !errors.Is(err, fault.NotFound) {
+		t.Errorf("a flushed chain: %v", err)
+	}
+	if err := older.Define(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Verify(rs); !errors.Is(err, fault.NotFound) {
+		t.Errorf("another definition: %v", err)
+	}
+	if err := errors.Join(c.Ensure(rs), c.Verify(rs)); err != nil {
+		t.Error(err)
+	}
+	if now := netnstest.Run(t, "", "nft", "list", "table", "inet", rs.Table); strings.Count(now, `"nodekit constant"`) != 4 {
+		t.Errorf("not the constant: %s", now)
+	}
+}
+
 // TestMend makes no table, and says what it mended.
 func TestMend(t *testing.T) {
 	_, rs, c := versions(t)
