@@ -4,11 +4,10 @@
 package oneshot
 
 import (
-	"os"
-	"syscall"
 	"unsafe"
 
 	"github.com/nodekit-project/nodekit/internal/bare"
+	"github.com/nodekit-project/nodekit/internal/oneshot/nofiles"
 )
 
 // entry is for the linker.
@@ -17,10 +16,10 @@ func entry()
 var (
 	stack  unsafe.Pointer // as the kernel made it; then as the runtime is to find it
 	thread [2]uintptr     // the end of thread-local storage, where the processor has a register for it
-
-	files  syscall.Rlimit // the limit on open files that the process was given
-	closed bool           // until init, it has another one
 )
+
+// procs is the index of GOMAXPROCS.
+const procs = 0
 
 // arrange adds the variables to the environment: all before the environment's end moves
 // down by two words, which keeps the stack aligned. Where a variable is given, an empty
@@ -54,7 +53,7 @@ func arrange(sp unsafe.Pointer) {
 	}
 	stack = unsafe.Add(sp, -len(variables)*int(unsafe.Sizeof(sp)))
 	if variables[procs].added {
-		shut()
+		nofiles.Shut()
 	}
 }
 
@@ -68,25 +67,4 @@ func (v *variable) is(kv *byte) bool {
 		}
 	}
 	return true
-}
-
-// shut leaves no file that could be opened until init. If the limit cannot be had, or is as
-// low already, nothing changes.
-//
-//go:nosplit
-func shut() {
-	const standard = 3 // input, output and error: the runtime opens those that are closed
-	if bare.Call(syscall.SYS_PRLIMIT64, 0, syscall.RLIMIT_NOFILE, 0, uintptr(unsafe.Pointer(&files))) != 0 || files.Cur <= standard {
-		return
-	}
-	few := syscall.Rlimit{Cur: standard, Max: files.Max}
-	closed = bare.Call(syscall.SYS_PRLIMIT64, 0, syscall.RLIMIT_NOFILE, uintptr(unsafe.Pointer(&few)), 0) == 0
-}
-
-// init comes after that of package syscall, which raises the limit, and remembers for
-// children what it was.
-func init() {
-	if closed {
-		unlimited = os.NewSyscallError("setrlimit", syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files))
-	}
 }

@@ -19,9 +19,6 @@
 //     initialised, by RLIMIT_NOFILE. Else the runtime reads all of the host's mounts to find
 //     a cgroup's limit on processors, although it was told their number.
 //
-// The limit on open files is then what the process was given, for it and its children,
-// and not as much as allowed, as in other Go programs.
-//
 // See docs/decisions/008.
 package oneshot
 
@@ -29,6 +26,9 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"syscall"
+
+	"github.com/nodekit-project/nodekit/internal/oneshot/nofiles"
 )
 
 // variable is an environment variable that entry adds if it is not given.
@@ -43,16 +43,12 @@ var variables = [...]variable{
 	{text: "GODEBUG=memprofilerate=0\x00", name: len("GODEBUG=")},
 }
 
-// procs is the index of GOMAXPROCS.
-const procs = 0
-
-// unlimited is the failure to give the limit on open files back.
-var unlimited error
-
 // Hide takes the variables that were added out of the environment again, so that programs
 // which this one executes are not affected. Call it once, before the environment is read.
-func Hide() error {
-	err := unlimited
+func Hide() (err error) {
+	if nofiles.Failure != 0 {
+		err = os.NewSyscallError("prlimit", syscall.Errno(nofiles.Failure))
+	}
 	for i := range variables {
 		v := &variables[i]
 		if !v.added {
