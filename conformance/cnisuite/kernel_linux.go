@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nodekit-project/nodekit/internal/nft"
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // What only Linux has, so that the suite can be built on its users' machines.
@@ -28,7 +29,7 @@ func ownMounts(attr *syscall.SysProcAttr) { attr.Unshareflags = syscall.CLONE_NE
 // unshape deletes the queueing disciplines other than the kernel's defaults.
 func unshape() (found bool, err error) {
 	plain := []string{"noqueue", "noop", "pfifo_fast", "pfifo", "fq_codel", "fq", "mq"}
-	all, err := netlink.QdiscList(nil)
+	all, err := redump.List(func() ([]netlink.Qdisc, error) { return netlink.QdiscList(nil) })
 	for _, q := range all {
 		if slices.Contains(plain, q.Type()) || q.Attrs().Parent != netlink.HANDLE_ROOT && q.Attrs().Parent != netlink.HANDLE_INGRESS {
 			continue
