@@ -17,7 +17,8 @@
 //     the profile's tables and a stack trace are made for it.
 //   - No file but standard input, output and error can be opened until the packages are
 //     initialised, by RLIMIT_NOFILE. Else the runtime reads all of the host's mounts to find
-//     a cgroup's limit on processors, although it was told their number.
+//     a cgroup's limit on processors, although it was told their number. It does not learn
+//     the size of huge pages either, which matters to heaps that live longer.
 //
 // See docs/decisions/008.
 package oneshot

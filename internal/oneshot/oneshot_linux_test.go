@@ -124,6 +124,9 @@ func readsMounts(t *testing.T, file string) (reads bool) {
 			t.Fatal(err)
 		}
 		if !status.Stopped() {
+			if status != 0 {
+				t.Errorf("%s: wait status %#x", file, status)
+			}
 			return reads
 		}
 		if strings.HasSuffix(opens(t, pid), "/mountinfo") {
