@@ -67,7 +67,7 @@ func (p *plugin) open(r *cni.Request) (*wiring, error) {
 	}
 	w := &wiring{host: h}
 	// A socket stays in the namespace in which it was opened.
-	err = r.InNetNS(func() (err error) {
+	err = netns.Visit(r.NetNSFD(), func() (err error) {
 		w.inside, err = rtnl.Open()
 		return err
 	})

@@ -207,6 +207,37 @@ func (h *Handle) Do(fn func() error) error {
 	})
 }
 
+// Visit calls fn in the network namespace that a descriptor refers to, on the calling
+// goroutine's own thread, and takes the thread back, also after a panic. Without another
+// goroutine, which the scheduler likes to start on another processor, it is faster than
+// Handle.Do: use it to open sockets, and nothing that waits.
+//
+// If the thread cannot return, which takes the kernel a few bytes and the caller its
+// privileges, the process ends. Whatever this goroutine did next would happen in the wrong
+// namespace; that of Do ends with its thread instead, so fn may be anybody's there.
+func Visit(fd int, fn func() error) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	origin, err := current()
+	if err != nil {
+		return fmt.Errorf("opening the thread's network namespace: %w", err)
+	}
+	defer unix.Close(origin)
+	if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("entering a network namespace: %w", err)
+	}
+	defer func() {
+		if err := unix.Setns(origin, unix.CLONE_NEWNET); err != nil {
+			fmt.Fprintln(os.Stderr, "leaving a network namespace:", err)
+			os.Exit(lost)
+		}
+	}()
+	return fn()
+}
+
+// lost is the exit status of a process that cannot leave a namespace, that of a panic.
+const lost = 2
+
 // Do calls fn in the network namespace at path, as Handle.Do does.
 func Do(path string, fn func() error) error {
 	h, err := Open(path)

@@ -180,7 +180,22 @@ func withoutCapabilities(t *testing.T) (restore func()) {
 // the threads that run ordinary goroutines are.
 func TestNoThreadStrays(t *testing.T) {
 	testenv.Require(t, testenv.Root)
-	home, path := currentID(t), pinned(t)
+	path := pinned(t)
+	h, err := netns.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	for name, enter := range map[string]func(func() error) error{
+		"Do":    func(fn func() error) error { return netns.Do(path, fn) },
+		"Visit": func(fn func() error) error { return netns.Visit(h.FD(), fn) },
+	} {
+		t.Run(name, func(t *testing.T) { noThreadStrays(t, enter) })
+	}
+}
+
+func noThreadStrays(t *testing.T, enter func(func() error) error) {
+	home := currentID(t)
 	var wg sync.WaitGroup
 	for i := range 64 {
 		wg.Go(func() {
@@ -190,7 +205,10 @@ func TestNoThreadStrays(t *testing.T) {
 					t.Errorf("goroutine %d: panic %v", i, p)
 				}
 			}()
-			_ = netns.Do(path, func() error {
+			_ = enter(func() error {
+				if id := currentID(t); id == home {
+					t.Errorf("goroutine %d is not in the namespace", i)
+				}
 				switch i % 4 {
 				case 0:
 					return errors.New("no luck")
@@ -207,6 +225,47 @@ func TestNoThreadStrays(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestLost: a process whose thread cannot return from a visit ends.
+func TestLost(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	if path := os.Getenv("TEST_LOST"); path != "" {
+		h, err := netns.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = netns.Visit(h.FD(), func() error {
+			withoutCapabilities(t)
+			return nil
+		})
+		os.Exit(0)
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestLost$")
+	cmd.Env = append(os.Environ(), "TEST_LOST="+pinned(t))
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState.ExitCode() != 2 || !strings.Contains(string(out), "leaving a network namespace") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func BenchmarkVisit(b *testing.B) {
+	testenv.Require(b, testenv.Root)
+	path := filepath.Join(b.TempDir(), "ns")
+	if err := netns.Create(path); err != nil {
+		b.Fatal(err)
+	}
+	defer netns.Remove(path)
+	h, err := netns.Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer h.Close()
+	for b.Loop() {
+		if err := netns.Visit(h.FD(), func() error { return nil }); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func BenchmarkDo(b *testing.B) {

@@ -44,6 +44,9 @@ func (h *Handle) Cookie() (uint64, error) { return 0, errOS }
 // Close needs Linux.
 func (h *Handle) Close() error { return errOS }
 
+// Visit needs Linux.
+func Visit(int, func() error) error { return errOS }
+
 // Do needs Linux.
 func (h *Handle) Do(func() error) error { return errOS }
 
