@@ -52,10 +52,10 @@ type ExecOptions struct {
 // ten seconds, the code is CodeDelegate and the details are the end of stderr. A plugin
 // whose file is being written gets CodeTryAgain.
 //
-// When ctx ends while the process runs, it and its descendants receive SIGTERM. After the grace period
-// they receive SIGKILL; descendants already when the process has ended and its output is
-// closed, or those ten seconds have passed. On Linux the process is also killed when the
-// calling process dies, so that it cannot interfere with the cleanup after a crash.
+// When ctx ends while the process runs, it and its descendants receive SIGTERM. After the
+// grace period they receive SIGKILL; descendants already when the process has ended and its
+// output is closed, or those ten seconds have passed. On Linux the process is also killed
+// when the calling process dies, so that it cannot interfere with the cleanup after a crash.
 func Exec(ctx context.Context, file string, env map[string]string, stdin []byte, opts *ExecOptions) ([]byte, error) {
 	if opts == nil {
 		opts = &ExecOptions{}

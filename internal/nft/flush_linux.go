@@ -6,6 +6,8 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+
+	"github.com/nodekit-project/nodekit/internal/redump"
 )
 
 // FlushAll removes every table of the network namespace, whoever created it, as `nft
@@ -50,7 +52,7 @@ func CutOff() (rules int, err error) {
 
 // baseRules returns the rules of all base chains, whoever created them.
 func baseRules(conn *nftables.Conn) (all []*nftables.Rule, err error) {
-	chains, err := conn.ListChains()
+	chains, err := redump.List(conn.ListChains)
 	if err != nil {
 		return nil, fmt.Errorf("listing the chains of every nftables table: %w", err)
 	}
@@ -58,7 +60,7 @@ func baseRules(conn *nftables.Conn) (all []*nftables.Rule, err error) {
 		if chain.Hooknum == nil {
 			continue
 		}
-		rules, err := conn.GetRules(chain.Table, chain)
+		rules, err := redump.List(func() ([]*nftables.Rule, error) { return conn.GetRules(chain.Table, chain) })
 		if err != nil {
 			return nil, fmt.Errorf("listing chain %q of nftables table %q: %w", chain.Name, chain.Table.Name, err)
 		}

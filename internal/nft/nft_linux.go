@@ -26,9 +26,9 @@ type Ruleset struct {
 	// Rules that have the digest itself count as well.
 	Tag string
 
-	tagOnce sync.Once // see tag
-	tagged  []byte
-	tagErr  error
+	digestOnce sync.Once // see Digest
+	digest     string
+	digestErr  error
 }
 
 // Set is a named set, or a map if Value is set. Key and Value are lists of types,

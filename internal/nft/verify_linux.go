@@ -22,22 +22,21 @@ const prefix = "nodekit "
 // distinguishes this definition from those of other versions, whose rules may look
 // for other things in sets of the same names.
 func (rs *Ruleset) tag() ([]byte, error) {
-	rs.tagOnce.Do(func() { rs.tagged, rs.tagErr = rs.makeTag() })
-	return rs.tagged, rs.tagErr
-}
-
-func (rs *Ruleset) makeTag() (_ []byte, err error) {
-	text := rs.Tag
-	if text == "" {
-		if text, err = rs.Digest(); err != nil {
-			return nil, err
-		}
+	if rs.Tag != "" {
+		return comment(prefix + rs.Tag), nil
 	}
-	return comment(prefix + text), nil
+	digest, err := rs.Digest()
+	return comment(prefix + digest), err
 }
 
-// Digest returns a digest of everything in the definition but the table's name.
+// Digest returns a digest of everything in the definition but the table's name and
+// the tag. It is made once.
 func (rs *Ruleset) Digest() (string, error) {
+	rs.digestOnce.Do(func() { rs.digest, rs.digestErr = rs.makeDigest() })
+	return rs.digest, rs.digestErr
+}
+
+func (rs *Ruleset) makeDigest() (string, error) {
 	h := sha256.New()
 	fmt.Fprint(h, rs.Bridge, rs.Sets)
 	for _, ch := range rs.Chains {
