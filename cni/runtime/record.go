@@ -14,6 +14,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/topdir"
 )
 
 // recordVersion is the version of the record format. Newer records are refused.
@@ -45,7 +46,14 @@ func (r *record) context(ctx context.Context) context.Context {
 // <dir>/<container>:<interface>.json. Neither name can contain a colon. CNI does not
 // limit the length of container ids: if a file name would be too long, the file is
 // <dir>/~<hash of both>.json, and the record says whose it is.
-type records struct{ dir string }
+type records struct {
+	dir    string
+	spread topdir.Spread
+}
+
+func recordsIn(stateDir string) records {
+	return records{filepath.Join(stateDir, "attachments"), topdir.Spread(filepath.Join(stateDir, "spread"))}
+}
 
 const (
 	separator = ":"
@@ -69,12 +77,23 @@ func (rs records) path(a cni.Attachment) string {
 func (rs records) put(r *record) error {
 	data, err := encode(r)
 	if err == nil {
-		err = atomicfile.Replace(rs.path(r.Attachment.key()), data, 0o600)
+		err = rs.write(rs.path(r.Attachment.key()), data)
 	}
 	if err != nil {
 		return fmt.Errorf("recording attachment: %w", err)
 	}
 	return nil
+}
+
+func (rs records) write(path string, data []byte) error {
+	err := rs.spread.Create(path, 0o600, func(f *os.File) error {
+		_, err := f.Write(data)
+		return err
+	})
+	if errors.Is(err, os.ErrExist) || errors.Is(err, errors.ErrUnsupported) {
+		return atomicfile.Replace(path, data, 0o600)
+	}
+	return err
 }
 
 // get returns the record. If there is none, the error is fault.NotFound; if it is

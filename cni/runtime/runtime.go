@@ -174,7 +174,7 @@ func Open(c Config) (*Network, error) {
 	if c.PluginTimeout == 0 {
 		c.PluginTimeout = cni.DefaultTimeout
 	}
-	n := &Network{config: c, records: records{filepath.Join(c.StateDir, "attachments")}, intents: map[cni.Attachment]intent{}}
+	n := &Network{config: c, records: recordsIn(c.StateDir), intents: map[cni.Attachment]intent{}}
 	if err := errors.Join(topdir.Make(c.StateDir), os.MkdirAll(n.records.dir, 0o700)); err != nil {
 		return nil, fmt.Errorf("opening network: %w", err)
 	}

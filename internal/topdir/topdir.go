@@ -1,6 +1,7 @@
 // Package topdir asks file systems to spread directories that have nothing to do with
 // one another over the disk (chattr +T, FS_TOPDIR_FL of linux/fs.h): the homes of
-// containers, and the directories that hold a file for each Pod.
+// containers, and the directories that hold a file for each Pod. Spread does that for the
+// files of one directory.
 //
 // For every new inode, an ext4 without a journal searches all inodes that were
 // deleted in the same part of the disk in the last minutes. If Pods come and go, and

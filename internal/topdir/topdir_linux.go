@@ -1,7 +1,9 @@
 package topdir
 
 import (
+	"errors"
 	"os"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,4 +39,34 @@ func onFlags(dir string, f func(fd int, flags uint32) error) error {
 		return &os.PathError{Op: "FS_IOC_GETFLAGS", Path: dir, Err: err}
 	}
 	return f(fd, flags)
+}
+
+// unnamed creates a file in dir that has no name and vanishes when it is closed.
+func unnamed(dir string, perm os.FileMode) (*os.File, error) {
+	for {
+		fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, uint32(perm.Perm()))
+		switch err {
+		case nil:
+			return os.NewFile(uintptr(fd), dir), nil // one whose reads and writes never block
+		case unix.EINTR:
+		case unix.EISDIR, unix.EOPNOTSUPP, unix.EINVAL: // open(2): the kernel or the file system does not know it
+			return nil, errors.ErrUnsupported
+		default:
+			return nil, &os.PathError{Op: "open", Path: dir, Err: err}
+		}
+	}
+}
+
+// name gives an unnamed file its name. open(2) shows it with this path; by descriptor
+// alone it takes CAP_DAC_READ_SEARCH.
+func name(f *os.File, path string) error {
+	unnamed := "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
+	switch err := unix.Linkat(unix.AT_FDCWD, unnamed, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW); err {
+	case nil:
+		return nil
+	case unix.EPERM, unix.EOPNOTSUPP, unix.EXDEV: // link(2): no links, or not on this file system
+		return errors.ErrUnsupported
+	default:
+		return &os.LinkError{Op: "link", Old: unnamed, New: path, Err: err}
+	}
 }

@@ -62,7 +62,7 @@ func (d *Dir) PutSandbox(s *Sandbox, p Phase) error {
 		return fmt.Errorf("encoding the config of sandbox %q: %w", s.ID, err)
 	}
 	meta := s.Config.GetMetadata()
-	return put(d.sandboxFile(s.ID), sandboxFile{
+	return d.put(d.sandboxFile(s.ID), sandboxFile{
 		Version: version, Phase: p, ID: s.ID,
 		Pod:    fmt.Sprintf("%s/%s uid %s attempt %d", meta.GetNamespace(), meta.GetName(), meta.GetUid(), meta.GetAttempt()),
 		Config: config, Handler: s.Handler, CreatedAt: s.CreatedAt,
@@ -80,7 +80,7 @@ func (d *Dir) PutContainer(c *Container, p Phase) error {
 	if err != nil {
 		return fmt.Errorf("encoding the user of container %q: %w", c.ID, err)
 	}
-	return put(d.containerFile(c.ID), containerFile{
+	return d.put(d.containerFile(c.ID), containerFile{
 		Version: version, Phase: p, ID: c.ID, SandboxID: c.Sandbox.ID,
 		Name: c.Config.GetMetadata().GetName(), Config: config,
 		CreatedAt: c.CreatedAt, StartedAt: c.StartedAt, Exit: c.Exit,
@@ -88,12 +88,12 @@ func (d *Dir) PutContainer(c *Container, p Phase) error {
 	})
 }
 
-func put(file string, content any) error {
+func (d *Dir) put(file string, content any) error {
 	line, err := json.Marshal(content)
 	if err != nil {
 		return fmt.Errorf("encoding %q: %w", file, err)
 	}
-	if err := appendLine(file, append(line, '\n')); err != nil {
+	if err := appendLine(file, append(line, '\n'), d.spread); err != nil {
 		return fmt.Errorf("writing the record %q: %w", file, err)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/internal/atomicfile"
 	"github.com/nodekit-project/nodekit/internal/rawfile"
+	"github.com/nodekit-project/nodekit/internal/topdir"
 )
 
 // A record's file grows by one line per change, and the last complete line counts. That
@@ -21,8 +22,18 @@ const maxLines = 64 << 10
 
 // appendLine adds a line to the file, which it creates if necessary. After an error the
 // file ends as before.
-func appendLine(file string, line []byte) error {
-	f, err := rawfile.Open(file, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+func appendLine(file string, line []byte, s topdir.Spread) error {
+	f, err := rawfile.Open(file, os.O_WRONLY|os.O_APPEND, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		err = s.Create(file, 0o600, func(f *os.File) error {
+			_, err := f.Write(line)
+			return err
+		})
+		if !errors.Is(err, errors.ErrUnsupported) {
+			return err
+		}
+		f, err = rawfile.Open(file, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	}
 	if err != nil {
 		return err
 	}

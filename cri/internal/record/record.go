@@ -106,9 +106,10 @@ func NewID() string {
 
 // Dir is a directory of records.
 type Dir struct {
-	path string
-	lock *flock.Lock
-	bin  *bin // of homes
+	path   string
+	spread topdir.Spread // of records
+	lock   *flock.Lock
+	bin    *bin // of homes
 }
 
 // Open creates the directory if necessary and locks it for this process, until Close or
@@ -141,7 +142,7 @@ func Open(path string, log *slog.Logger) (*Dir, error) {
 		lock.Release()
 		return nil, fmt.Errorf("preparing the state directory: %w", err)
 	}
-	return &Dir{path: path, lock: lock, bin: gone}, nil
+	return &Dir{path: path, spread: topdir.Spread(filepath.Join(path, "spread")), lock: lock, bin: gone}, nil
 }
 
 // Close waits until removed files are deleted, and releases the directory.

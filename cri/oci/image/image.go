@@ -150,6 +150,7 @@ func (s *Store) partialPath(n string) string { return filepath.Join(s.dir, "part
 func (s *Store) blobPath(hex string) string  { return filepath.Join(s.dir, "blobs", "sha256", hex) }
 func (s *Store) layerPath(hex string) string { return filepath.Join(s.dir, "layers", hex) }
 func (s *Store) layerFS(hex string) string   { return filepath.Join(s.dir, "layers", hex, "fs") }
+func (s *Store) spread() topdir.Spread       { return topdir.Spread(filepath.Join(s.dir, "spread")) }
 func (s *Store) mountsPath(n string) string  { return filepath.Join(s.dir, "mounts", n) }
 
 // commit makes a finished file or directory visible under its final name.

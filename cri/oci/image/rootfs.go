@@ -182,7 +182,7 @@ func (s *Store) reserve(ctx context.Context, image, dir string) (m mountRecord, 
 		return m, false, err
 	}
 	m = mountRecord{mountVersion, dir, id, chainIDs(snap.images[id].Layers), boot, *snap.configs[id]}
-	return m, true, writeMount(path, m)
+	return m, true, s.createMount(path, m)
 }
 
 func (s *Store) mount(ctx context.Context, m mountRecord, v View) error {
@@ -367,6 +367,22 @@ func readMount(path string) (mountRecord, error) {
 			"%q has version %d, and this program reads %d: use the version that wrote it", path, m.Version, mountVersion)
 	}
 	return m, nil
+}
+
+// createMount is writeMount for a record that does not exist.
+func (s *Store) createMount(path string, m mountRecord) error {
+	content, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	err = s.spread().Create(path, 0o600, func(f *os.File) error {
+		_, err := f.Write(content)
+		return err
+	})
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, os.ErrExist) { // a damaged one
+		return writeMount(path, m)
+	}
+	return err
 }
 
 func writeMount(path string, m mountRecord) error {
