@@ -23,6 +23,7 @@ import (
 	criclient "github.com/nodekit-project/nodekit/cri/client"
 	"github.com/nodekit-project/nodekit/internal/call"
 	"github.com/nodekit-project/nodekit/internal/fault"
+	"github.com/nodekit-project/nodekit/internal/topdir"
 	"github.com/nodekit-project/nodekit/kubelet/client"
 	"github.com/nodekit-project/nodekit/kubelet/device"
 	"github.com/nodekit-project/nodekit/kubelet/manifest"
@@ -146,8 +147,13 @@ func (c *Config) check() error {
 }
 
 func (k *Kubelet) open() (err error) {
-	for _, dir := range []string{k.config.Root, k.config.RunDir, k.podsDir(), k.registry(), k.logDir()} {
+	for _, dir := range []string{k.config.Root, k.config.RunDir, k.registry()} {
 		if err := os.MkdirAll(dir, 0o750); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{k.podsDir(), k.logDir()} { // one directory for each Pod
+		if err := topdir.Make(dir, 0o750); err != nil {
 			return err
 		}
 	}

@@ -6,7 +6,8 @@
 // dataDir/<network>, named after the address, with the container id and the interface
 // name inside. Either plugin can take over from the other at any time. What the
 // upstream plugin does not know does not disturb it: an extended attribute with the
-// boot, files that begin with a dot, and an index that makes the time of a call
+// boot, files that begin with a dot, dataDir/.spread with empty directories, from which
+// new files get their places on the disk, and an index that makes the time of a call
 // independent of the number of reservations. The files, not the index, are
 // authoritative.
 //

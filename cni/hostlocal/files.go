@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"unicode"
@@ -95,9 +97,23 @@ func parseOwner(content string) (cni.Attachment, error) {
 
 // createReservation creates the file of an address with its content and stamp, or not
 // at all. If the file exists, the error is fs.ErrExist.
-func createReservation(dir int, name string, owner cni.Attachment, b boot) error {
+func (s *store) createReservation(name string, owner cni.Attachment) error {
+	content := owner.ContainerID + "\r\n" + owner.IfName
+	err := s.spread.Create(filepath.Join(s.path, name), 0o600, func(f *os.File) error {
+		fd := int(f.Fd())
+		defer s.boot.stamp(fd)
+		return writeAll(fd, content)
+	})
+	if !errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	return createByName(s.dir, name, content, s.boot)
+}
+
+// createByName is createReservation for file systems without unnamed files.
+func createByName(dir int, name, content string, b boot) error {
 	tmp := tmpPrefix + name
-	err := writeFile(dir, tmp, owner.ContainerID+"\r\n"+owner.IfName, b.stamp)
+	err := writeFile(dir, tmp, content, b.stamp)
 	if err == nil {
 		err = unix.Linkat(dir, tmp, dir, name, 0)
 	}

@@ -218,6 +218,27 @@ func TestUpstreamFiles(t *testing.T) {
 	}
 }
 
+// TestWithoutSpread: the files are the same where they cannot be spread over the disk.
+func TestWithoutSpread(t *testing.T) {
+	p := newPool(t, `[[{"subnet":"10.0.0.0/29"}]]`)
+	if err := os.WriteFile(filepath.Join(p.dir, ".spread"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		p.add(fmt.Sprint("c", i))
+	}
+	p.del("c1")
+	if got := p.reserved(); got != "10.0.0.2 10.0.0.4" {
+		t.Errorf("reserved: %s", got)
+	}
+	if text, err := os.ReadFile(filepath.Join(p.dir, "n", "10.0.0.4")); string(text) != "c2\r\neth0" || err != nil {
+		t.Errorf("it has %q, %v", text, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(p.dir, "n", ".tmp-*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 // TestLastAddressGetsShorter: upstream's plugin reads the whole file as one address.
 func TestLastAddressGetsShorter(t *testing.T) {
 	p := newPool(t, `[[{"subnet":"10.0.0.0/24","rangeStart":"10.0.0.9","rangeEnd":"10.0.0.10"}]]`)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/flock"
+	"github.com/nodekit-project/nodekit/internal/topdir"
 )
 
 // store is the reservations of one network under the network's lock, which is held
@@ -29,6 +30,7 @@ import (
 // another mtime; then every file is read and the index rebuilt.
 type store struct {
 	path    string
+	spread  topdir.Spread // of reservations, those of all networks
 	network string
 	dir     int    // -1 if the network has no directory
 	leave   func() // leaves the queue; nil before it was entered
@@ -40,7 +42,10 @@ type store struct {
 }
 
 func newStore(dataDir, network string, b boot, log *slog.Logger) *store {
-	return &store{path: filepath.Join(dataDir, network), network: network, dir: -1, boot: b, log: log}
+	return &store{
+		path: filepath.Join(dataDir, network), spread: topdir.Spread(filepath.Join(dataDir, ".spread")), // no network has this name
+		network: network, dir: -1, boot: b, log: log,
+	}
 }
 
 // errOutdated means that the index and the files disagree.
@@ -175,7 +180,7 @@ func (s *store) read(h holding) (reservation, error) {
 // create reserves a free address.
 func (s *store) create(a netip.Addr, owner cni.Attachment) error {
 	s.changed = true
-	err := createReservation(s.dir, a.String(), owner, s.boot)
+	err := s.createReservation(a.String(), owner)
 	if errors.Is(err, unix.EEXIST) {
 		return errOutdated
 	}

@@ -175,7 +175,7 @@ func Open(c Config) (*Network, error) {
 		c.PluginTimeout = cni.DefaultTimeout
 	}
 	n := &Network{config: c, records: recordsIn(c.StateDir), intents: map[cni.Attachment]intent{}}
-	if err := errors.Join(topdir.Make(c.StateDir), os.MkdirAll(n.records.dir, 0o700)); err != nil {
+	if err := errors.Join(topdir.Make(c.StateDir, 0o700), os.MkdirAll(n.records.dir, 0o700)); err != nil {
 		return nil, fmt.Errorf("opening network: %w", err)
 	}
 	n.guard = newGuard(c.StateDir)

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/nodekit-project/nodekit/cni"
 	"github.com/nodekit-project/nodekit/internal/journal"
+	"github.com/nodekit-project/nodekit/internal/topdir"
 )
 
 // TestEndedWithTheNext: an intent that cannot be ended, as on a disk that is full, is open
@@ -114,5 +116,30 @@ func TestUndoingInterruptedOnes(t *testing.T) {
 	}
 	if err := n.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestPut: the last record counts, also where files cannot be spread over the disk.
+func TestPut(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, spread := range []topdir.Spread{topdir.Spread(t.TempDir()), topdir.Spread(file)} {
+		rs := records{dir: t.TempDir(), spread: spread}
+		for i := range 3 {
+			r := &record{Attachment: Attachment{ContainerID: "c", IfName: "eth0"}, List: &list{}, Attempt: strconv.Itoa(i)}
+			if err := rs.put(r); err != nil {
+				t.Fatal(err)
+			}
+			data, err := os.ReadFile(rs.path(r.Attachment.key()))
+			if want, _ := encode(r); err != nil || !bytes.Equal(data, want) {
+				t.Errorf("put %s, got %s, %v", want, data, err)
+			}
+		}
+		entries, err := os.ReadDir(rs.dir)
+		if err != nil || len(entries) != 1 {
+			t.Errorf("files: %v, %v", entries, err)
+		}
 	}
 }

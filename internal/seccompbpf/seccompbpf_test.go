@@ -51,7 +51,7 @@ func run(t *testing.T, p program, c call) (result uint32, steps int) {
 		taken := false
 		switch in.Code {
 		case load:
-			if a = 0; in.K%4 != 0 || in.K >= 64 {
+			if in.K%4 != 0 || in.K >= 64 {
 				t.Fatalf("instruction %d loads from %d", pc, in.K)
 			}
 			a = c[in.K/4]

@@ -10,8 +10,8 @@ import (
 
 // Spread is the path of a directory from which files get their places on the disk, for
 // directories that hold a file of each Pod: their files would otherwise lie in one part
-// of it. Below it are directories that Create makes when they are needed, and in which
-// there is never a file, not even after a crash. It must be on the file system of the
+// of it. Below it are empty directories, which Create makes when they are needed for the
+// first time, and in which there is never a file, not even after a crash. It must be on the file system of the
 // files. All of its users, in one process or in many, may use it at once.
 type Spread string
 
@@ -21,22 +21,38 @@ const parts = 32
 
 // Create creates the file path with what fill writes into it. Until fill has returned
 // without an error nobody sees the file, and a crash leaves nothing. An existing file is
-// left alone: the error is then fs.ErrExist. A file system that has no files without a
-// name (O_TMPFILE of open(2)), or no links, is errors.ErrUnsupported. The file is not
-// synced.
+// left alone: the error is then fs.ErrExist. It is errors.ErrUnsupported if that cannot be
+// done here, for example because the file system has no files without a name (O_TMPFILE of
+// open(2)), or no links: the caller then creates the file where it shall be. The file is
+// not synced.
 func (s Spread) Create(path string, perm os.FileMode, fill func(f *os.File) error) error {
-	part := filepath.Join(string(s), fmt.Sprintf("%02x", rand.N(parts)))
-	f, err := unnamed(part, perm)
+	f, err := unnamed(s.part(), perm)
 	if errors.Is(err, os.ErrNotExist) {
-		if err = errors.Join(Make(string(s)), os.MkdirAll(part, 0o700)); err == nil {
-			f, err = unnamed(part, perm)
+		if err = s.make(); err == nil {
+			f, err = unnamed(s.part(), perm)
 		}
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 	}
 	if err = fill(f); err == nil {
 		err = name(f, path)
 	}
 	return errors.Join(err, f.Close())
+}
+
+// part returns one of the directories.
+func (s Spread) part() string { return s.numbered(rand.N(parts)) }
+
+func (s Spread) numbered(n int) string {
+	return filepath.Join(string(s), fmt.Sprintf("%02x", n))
+}
+
+// make makes all of the directories: what there is does not depend on chance.
+func (s Spread) make() error {
+	err := Make(string(s), 0o700)
+	for n := 0; n < parts && err == nil; n++ {
+		err = os.MkdirAll(s.numbered(n), 0o700)
+	}
+	return err
 }

@@ -10,13 +10,12 @@ package topdir
 
 import "os"
 
-// Make creates dir and its missing parents, accessible to root only (os.MkdirAll,
-// 0700), and asks for directories created in it from now on to be spread, and the
-// content of each to be kept together. An existing directory gets the same hint, and
-// keeps its mode. A file system with another layout refuses the hint, which is not an
-// error.
-func Make(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// Make creates dir and its missing parents (os.MkdirAll), and asks for directories created
+// in it from now on to be spread, and the content of each to be kept together. An existing
+// directory gets the same hint, and keeps its mode. A file system with another layout
+// refuses the hint, which is not an error.
+func Make(dir string, perm os.FileMode) error {
+	if err := os.MkdirAll(dir, perm); err != nil {
 		return err
 	}
 	mark(dir)

@@ -49,8 +49,6 @@ func unnamed(dir string, perm os.FileMode) (*os.File, error) {
 		case nil:
 			return os.NewFile(uintptr(fd), dir), nil // one whose reads and writes never block
 		case unix.EINTR:
-		case unix.EISDIR, unix.EOPNOTSUPP, unix.EINVAL: // open(2): the kernel or the file system does not know it
-			return nil, errors.ErrUnsupported
 		default:
 			return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 		}

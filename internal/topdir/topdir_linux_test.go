@@ -23,7 +23,7 @@ func TestMake(t *testing.T) {
 	}
 	dir := filepath.Join(parent, "a", "b")
 	for range 2 { // the second finds it there
-		if err := topdir.Make(dir); err != nil {
+		if err := topdir.Make(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if is, err := topdir.Marked(dir); ext4 && (!is || err != nil) {
@@ -34,7 +34,7 @@ func TestMake(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := topdir.Make(file); err == nil {
+	if err := topdir.Make(file, 0o700); err == nil {
 		t.Error("a file is in the way, and that is no error")
 	}
 	if is, err := topdir.Marked(filepath.Join(parent, "none")); is || err == nil {

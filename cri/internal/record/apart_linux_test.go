@@ -13,7 +13,7 @@ import (
 // records from homes.
 func TestApart(t *testing.T) {
 	probe, path := filepath.Join(t.TempDir(), "probe"), t.TempDir()
-	if err := topdir.Make(probe); err != nil {
+	if err := topdir.Make(probe, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	takes, _ := topdir.Marked(probe) // not every file system does

@@ -117,7 +117,7 @@ type Dir struct {
 // fault.AlreadyExists. The logger gets errors that occur while nobody waits: see
 // RemoveSandbox.
 func Open(path string, log *slog.Logger) (*Dir, error) {
-	if err := topdir.Make(path); err != nil {
+	if err := topdir.Make(path, 0o700); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
 	lock, err := flock.TryAcquire(filepath.Join(path, "lock"), flock.Exclusive)
@@ -128,7 +128,7 @@ func Open(path string, log *slog.Logger) (*Dir, error) {
 		return nil, fault.AlreadyExists.Errorf("taking the state directory %q: another server uses it: stop it, or choose another directory", path)
 	}
 	for _, sub := range []string{"sandboxes", "containers", "dirs", "pauses"} {
-		err := topdir.Make(filepath.Join(path, sub))
+		err := topdir.Make(filepath.Join(path, sub), 0o700)
 		if err == nil {
 			err = atomicfile.Clean(filepath.Join(path, sub))
 		}

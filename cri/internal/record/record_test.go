@@ -30,7 +30,18 @@ func open(t *testing.T, path string) *record.Dir {
 }
 
 func TestWhatIsPutIsLoaded(t *testing.T) {
-	d := open(t, t.TempDir())
+	t.Run("spread", func(t *testing.T) { wantLoaded(t, open(t, t.TempDir())) })
+	t.Run("where files cannot be spread", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "spread"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		wantLoaded(t, open(t, dir))
+	})
+}
+
+func wantLoaded(t *testing.T, d *record.Dir) {
+	t.Helper()
 	at := time.Now().Round(0).UTC()
 	s := &record.Sandbox{
 		ID: "s", Dir: d.Home("s"), CreatedAt: at, Handler: "h", Ready: true, IPs: []string{"10.0.0.1", "::1"}, State: []byte(`{"a":1}`),

@@ -126,7 +126,7 @@ func Open(dir string, opts *Options) (*Store, error) {
 }
 
 func (s *Store) prepare() error {
-	if err := topdir.Make(s.dir); err != nil {
+	if err := topdir.Make(s.dir, 0o700); err != nil {
 		return err
 	}
 	for _, sub := range []string{"blobs/sha256", "layers", "mounts", "partial", "ingest"} {

@@ -47,6 +47,22 @@ func TestRootfsKeepsWhatWasWritten(t *testing.T) {
 	wantFile(t, filepath.Join(first.Path, "a"), "above")
 }
 
+// TestRootfsWithoutSpread: records are kept also where they cannot be spread over the disk.
+func TestRootfsWithoutSpread(t *testing.T) {
+	at := t.TempDir()
+	if err := os.WriteFile(filepath.Join(at, "spread"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := open(t, at, nil)
+	if _, err := s.Load(t.Context(), dockerArchive(t, map[string]v1.Image{testName: imageOf(t, layerOf(t, file("a", "1")))})); err != nil {
+		t.Fatal(err)
+	}
+	mounted(t, s, testName, t.TempDir())
+	if records, _ := filepath.Glob(filepath.Join(at, "mounts", "*")); len(records) != 1 {
+		t.Errorf("records: %v", records)
+	}
+}
+
 func TestRootfsErrors(t *testing.T) {
 	s, dir := loaded(t, nil, layerOf(t, file("a", "1"))), t.TempDir()
 	if _, err := s.Rootfs(t.Context(), "example.com/none", dir); !errors.Is(err, fault.NotFound) {

@@ -19,6 +19,7 @@ import (
 	"github.com/nodekit-project/nodekit/internal/fault"
 	"github.com/nodekit-project/nodekit/internal/mount"
 	"github.com/nodekit-project/nodekit/internal/supervisor"
+	"github.com/nodekit-project/nodekit/internal/topdir"
 )
 
 const (
@@ -208,12 +209,12 @@ func removeMounted(dir string) error {
 	return errors.Join(mount.DetachTree(dir), os.RemoveAll(dir))
 }
 
-// admit returns a new Pod and does the kubelet's part: its log directory and its
-// cgroup.
+// admit returns a new Pod and does the part of nodekit's kubelet: its log directory and
+// its cgroup.
 func (l *lab) admit() (*runtimeapi.PodSandboxConfig, error) {
 	pod := l.config()
 	logs := filepath.Join(pod.GetLogDirectory(), filepath.Dir(l.container(pod).GetLogPath()))
-	return pod, errors.Join(os.MkdirAll(logs, 0o755), cgroup.Create(pod.GetLinux().GetCgroupParent()))
+	return pod, errors.Join(topdir.Make(filepath.Dir(pod.GetLogDirectory()), 0o750), os.MkdirAll(logs, 0o755), cgroup.Create(pod.GetLinux().GetCgroupParent()))
 }
 
 // dismiss undoes what admit has done.
