@@ -71,6 +71,10 @@ const MaxLength = 4096
 // ErrUnknown is the error for a program in another form than libseccomp's.
 var ErrUnknown = errors.New("the program does something that is not understood")
 
+// maxSteps bounds the time that Hasten takes, to a second. The default profile of
+// containers has a twentieth of that.
+const maxSteps = 1 << 28
+
 // Hasten returns a program that returns the same as p for every system call of every
 // architecture, but finds a call's number by bisection. What p does with the arguments
 // of a call, it does as p does. It returns ErrUnknown if p computes with numbers, which
@@ -82,6 +86,9 @@ func Hasten(p []Instruction) ([]Instruction, error) {
 	numbers, archs, err := compared(p)
 	if err != nil {
 		return nil, err
+	}
+	if len(p)*len(numbers)*len(archs) > maxSteps {
+		return nil, fmt.Errorf("%w: it has %d numbers and %d architectures", ErrUnknown, len(numbers), len(archs))
 	}
 	var w writer
 	var cases []span[int]

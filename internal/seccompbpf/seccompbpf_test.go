@@ -165,6 +165,13 @@ func TestHastenFar(t *testing.T) {
 	}
 }
 
+func many(n int) (archs []uint32) {
+	for i := range uint32(n) {
+		archs = append(archs, 2*i)
+	}
+	return archs
+}
+
 // TestHastenRefuses: programs in another form, and such as the kernel does not accept.
 func TestHastenRefuses(t *testing.T) {
 	end := op(value, unix.SECCOMP_RET_ALLOW)
@@ -182,6 +189,7 @@ func TestHastenRefuses(t *testing.T) {
 		"returns it":         {op(load, number), op(unix.BPF_RET|unix.BPF_A, 0), end},
 		"other code":         {op(0x87, 0), end},
 		"longer than 4096":   append(make(program, 4096), end),
+		"takes too long":     like(many(100), 14),
 		"result is too long": append(long, end),
 	} {
 		if got, err := seccompbpf.Hasten(p); !errors.Is(err, seccompbpf.ErrUnknown) {
