@@ -90,9 +90,13 @@ func (l *lab) crowd(ctx context.Context) error {
 	return l.measure(ctx, title, max(1, l.Rounds/5), l.many, l.sides)
 }
 
+// many starts and removes many Pods on a machine that has nothing else to do.
 func (l *lab) many(ctx context.Context, s *side) (sample bench.Sample, err error) {
 	pods, err := l.crowdOf(l.Pods)
 	defer func() { err = errors.Join(err, dismiss(pods...)) }()
+	if err == nil {
+		err = quiet(ctx)
+	}
 	if err != nil {
 		return sample, err
 	}
