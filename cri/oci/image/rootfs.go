@@ -39,6 +39,7 @@ const mountVersion = 1
 type mountRecord struct {
 	Version int           `json:"version"`
 	Dir     string        `json:"dir"`
+	At      string        `json:"at,omitempty"` // where it is mounted, if not below Dir
 	Image   string        `json:"image"`
 	Layers  []string      `json:"layers"` // chain ids, the bottom first
 	Boot    string        `json:"boot"`   // boot id of the machine at that time
@@ -48,6 +49,10 @@ type mountRecord struct {
 // View configures how an image is mounted. The zero View is a writable file system with
 // the file owners of the image.
 type View struct {
+	// At is the absolute path at which the file system is mounted, in an existing
+	// directory. Mount creates it, and releasing removes it. Empty means a place below
+	// the directory that Mount is called with. The one of the first call counts.
+	At string
 	// ReadOnly omits the writable layer: nobody can write to the file system, and it
 	// takes no disk space.
 	ReadOnly bool
@@ -95,7 +100,7 @@ func (s *Store) Mount(ctx context.Context, image, dir string, v View) (*Rootfs, 
 		return nil, err
 	}
 	defer l.Release()
-	m, fresh, err := s.reserve(ctx, image, dir)
+	m, fresh, err := s.reserve(ctx, image, dir, v.At)
 	if err == nil {
 		err = s.mount(ctx, m, v)
 	}
@@ -105,7 +110,7 @@ func (s *Store) Mount(ctx context.Context, image, dir string, v View) (*Rootfs, 
 	if err != nil {
 		return nil, fmt.Errorf("root file system of image %q in %q: %w", image, dir, s.explainDisk(err))
 	}
-	return &Rootfs{Path: mountPoint(dir), ImageID: m.Image, Config: m.Config.Config}, nil
+	return &Rootfs{Path: m.point(), ImageID: m.Image, Config: m.Config.Config}, nil
 }
 
 // ReleaseRootfs unmounts what Mount mounted below dir and deletes what was written to it;
@@ -118,15 +123,21 @@ func (s *Store) ReleaseRootfs(dir string) error { return s.release(dir, deleteWr
 // which must not get another root file system before.
 func (s *Store) ForgetRootfs(dir string) error { return s.release(dir, leaveWritten) }
 
-// deleteWritten deletes what was written to a root file system below dir.
-func deleteWritten(dir string) error {
-	// The mount point is removed as one empty directory, never as a tree.
-	return errors.Join(ignoreNotExist(os.Remove(mountPoint(dir))), os.RemoveAll(upperDir(dir)), os.RemoveAll(workDir(dir)))
+// deleteWritten deletes what was written to a root file system, and its mount point: that
+// is removed as one empty directory, never as a tree.
+func deleteWritten(m mountRecord) error {
+	return errors.Join(ignoreNotExist(os.Remove(m.point())), os.RemoveAll(upperDir(m.Dir)), os.RemoveAll(workDir(m.Dir)))
 }
 
-func leaveWritten(string) error { return nil }
+// leaveWritten leaves what is below m.Dir.
+func leaveWritten(m mountRecord) error {
+	if m.At == "" {
+		return nil
+	}
+	return ignoreNotExist(os.Remove(m.At))
+}
 
-func (s *Store) release(dir string, written func(dir string) error) error {
+func (s *Store) release(dir string, written func(mountRecord) error) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return fmt.Errorf("releasing root file system: %w", err)
@@ -145,12 +156,19 @@ func (s *Store) release(dir string, written func(dir string) error) error {
 	return nil
 }
 
-func workDir(dir string) string    { return filepath.Join(dir, "work") }
-func mountPoint(dir string) string { return filepath.Join(dir, "rootfs") }
+func workDir(dir string) string { return filepath.Join(dir, "work") }
+
+// point is where the root file system is mounted.
+func (m mountRecord) point() string {
+	if m.At != "" {
+		return m.At
+	}
+	return filepath.Join(m.Dir, "rootfs")
+}
 
 // reserve records that dir is about to hold a root file system of the image, or returns
 // the existing record. While it holds the store's lock, nothing is collected.
-func (s *Store) reserve(ctx context.Context, image, dir string) (m mountRecord, fresh bool, err error) {
+func (s *Store) reserve(ctx context.Context, image, dir, at string) (m mountRecord, fresh bool, err error) {
 	l, err := flock.Acquire(ctx, s.lockPath(), flock.Shared)
 	if err != nil {
 		return m, false, err
@@ -181,12 +199,12 @@ func (s *Store) reserve(ctx context.Context, image, dir string) (m mountRecord, 
 	if err != nil {
 		return m, false, err
 	}
-	m = mountRecord{mountVersion, dir, id, chainIDs(snap.images[id].Layers), boot, *snap.configs[id]}
+	m = mountRecord{mountVersion, dir, at, id, chainIDs(snap.images[id].Layers), boot, *snap.configs[id]}
 	return m, true, s.createMount(path, m)
 }
 
 func (s *Store) mount(ctx context.Context, m mountRecord, v View) error {
-	target := mountPoint(m.Dir)
+	target := m.point()
 	if mounted, err := overlay.IsMounted(target); mounted || err != nil {
 		return err
 	}
@@ -308,8 +326,14 @@ func (s *Store) restore(ctx context.Context, m mountRecord) error {
 	return s.ingesting(ctx, func() error { return s.unpack(ctx, rec.Layers, all) })
 }
 
-func (s *Store) releaseLocked(dir string, written func(dir string) error) error {
-	target := mountPoint(dir)
+func (s *Store) releaseLocked(dir string, written func(mountRecord) error) error {
+	path := s.mountsPath(mountKey(dir))
+	m, err := readMount(path)
+	if err != nil {
+		return err
+	}
+	m.Dir = dir // there may be no record
+	target := m.point()
 	for {
 		mounted, err := overlay.IsMounted(target)
 		if err != nil {
@@ -325,15 +349,10 @@ func (s *Store) releaseLocked(dir string, written func(dir string) error) error 
 	if err := unmap(filepath.Join(dir, mappedDir)); err != nil {
 		return err
 	}
-	if err := written(dir); err != nil {
+	if err := written(m); err != nil {
 		return err
 	}
-	path := s.mountsPath(mountKey(dir))
-	m, err := readMount(path)
-	if err != nil || m.Image == "" {
-		return errors.Join(err, ignoreNotExist(os.Remove(path)))
-	}
-	if err := ignoreNotExist(os.Remove(path)); err != nil {
+	if err := ignoreNotExist(os.Remove(path)); err != nil || m.Image == "" {
 		return err
 	}
 	snap, err := s.read()

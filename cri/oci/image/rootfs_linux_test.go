@@ -63,6 +63,36 @@ func TestRootfsWithoutSpread(t *testing.T) {
 	}
 }
 
+// TestMountElsewhere: a root file system is mounted where the View says, and nothing of it
+// is left there.
+func TestMountElsewhere(t *testing.T) {
+	s, dir := loaded(t, nil, layerOf(t, file("a", "1"))), t.TempDir()
+	at := filepath.Join(t.TempDir(), "root")
+	for _, release := range []func(string) error{s.ReleaseRootfs, s.ForgetRootfs} {
+		for _, v := range []image.View{{At: at}, {At: at}, {}} { // the first call decides
+			got, err := s.Mount(t.Context(), testName, dir, v)
+			if err != nil || got.Path != at || mountsOn(t, at) != 1 {
+				t.Fatalf("mounted at %v, %v; %d mounts", got, err, mountsOn(t, at))
+			}
+		}
+		wantFile(t, filepath.Join(at, "a"), "1")
+		for range 2 {
+			if err := release(dir); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := os.Lstat(at); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("left: %v", err)
+		}
+		if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Mount(t.Context(), testName, dir, image.View{At: filepath.Join(at, "none", "root")}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("where there is no directory: %v", err)
+	}
+}
+
 func TestRootfsErrors(t *testing.T) {
 	s, dir := loaded(t, nil, layerOf(t, file("a", "1"))), t.TempDir()
 	if _, err := s.Rootfs(t.Context(), "example.com/none", dir); !errors.Is(err, fault.NotFound) {
