@@ -82,7 +82,7 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 		return err
 	}
 	cg, score := r.cgroupOf(c), spec.OOMScore(c.Config.GetLinux().GetResources(), r.host)
-	p := process{engine: e, id: c.ID, cg: cg, bundle: r.bundleOf(c)}
+	p := process{engine: e, id: c.ID, cg: cg, bundle: r.bundleOf(c), view: r.viewNoted(c.ID)}
 	if st.Restored {
 		p.images = restoredDir(c)
 	}
@@ -160,6 +160,7 @@ func consoleName(tty bool) string {
 // criu's images in a directory if images is set.
 type process struct {
 	engine         engine
+	view           *keeper.View
 	id, cg, bundle string
 	images         string
 }
@@ -174,7 +175,9 @@ func (r *Runtime) launch(ctx context.Context, p process, req *keeper.StartReques
 		rest = append(rest, "--console-socket", req.Command.Console)
 	}
 	verb := "run"
+	req.Command.View = p.view
 	if p.images != "" {
+		req.Command.View = nil // criu looks at all of them
 		verb, rest = "restore", append(rest, "--image-path", p.images, "--work-path", p.bundle, "--file-locks")
 	}
 	req.Command.Args = p.engine.runArgs(filepath.Join(p.bundle, log), p.cg, verb, append(rest, p.id)...)
@@ -300,6 +303,7 @@ func (r *Runtime) removeContainer(ctx context.Context, c *cri.Container) error {
 	r.mu.Lock()
 	delete(r.containers, c.ID)
 	delete(r.running, c.ID)
+	delete(r.views, c.ID)
 	r.mu.Unlock()
 	r.rates.forget(c.ID)
 	r.filters.forget(c.ID)

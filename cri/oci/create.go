@@ -88,6 +88,7 @@ func (r *Runtime) makeContainer(ctx context.Context, c *cri.Container, from orig
 	if err := r.fillBundle(c, doc, files); err != nil {
 		return fmt.Errorf("writing the bundle: %w", err)
 	}
+	r.noteView(c, doc)
 	sig, err := stopSignal(c.Config, root.Config.StopSignal)
 	if err != nil {
 		return err
@@ -107,7 +108,9 @@ func (r *Runtime) mountRoot(ctx context.Context, c *cri.Container, from origin, 
 	if err != nil {
 		return nil, err
 	}
-	root, err := r.cfg.Images.Mount(ctx, c.ImageRef, imageDir(c), u.view(label))
+	v := u.view(label)
+	v.At = filepath.Join(r.sandboxDir(c.Sandbox.ID), "rootfs-"+c.ID)
+	root, err := r.cfg.Images.Mount(ctx, c.ImageRef, imageDir(c), v)
 	if err != nil {
 		return nil, err
 	}

@@ -100,7 +100,7 @@ func TestLinksInRootfs(t *testing.T) {
 		Args:   []string{"cat", "/etc/hostname"},
 		Mounts: []*runtimeapi.Mount{{ContainerPath: "/data/deep/er", HostPath: d.dir + "/logs"}},
 	})
-	root := c.Dir + "/image/rootfs"
+	root := d.dir + "/run/sandboxes/" + c.Sandbox.ID + "/rootfs-links"
 	d.must(os.RemoveAll(root + "/etc"))
 	d.must(os.Symlink(host, root+"/etc"))
 	d.must(os.Symlink("../../../../../../../.."+host, root+"/data"))

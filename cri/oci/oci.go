@@ -5,8 +5,9 @@
 // A sandbox has no process. Its network, IPC and UTS namespaces are pinned by bind
 // mounts below the run directory; only a Pod that shares its PID namespace gets a first
 // process for it. Creating a container mounts its root file system and writes its
-// bundle; starting it is one run of the OCI runtime. Teardown uses the kernel directly:
-// kill, remove cgroups, unmount.
+// bundle; starting it is one run of the OCI runtime, which does not see the mounts of
+// other sandboxes (apart.go). Teardown uses the kernel directly: kill, remove cgroups,
+// unmount.
 //
 // Besides a list of the parent cgroups that it created, the package keeps nothing on
 // disk that does not follow from the SDK's records and the keeper's journal; every
@@ -130,6 +131,8 @@ type Runtime struct {
 	containers map[string]*cri.Container
 	running    map[string]*cri.Container // containers whose exit has not been seen
 	unsettled  []*cri.Container          // of these, those whose start hung at recover
+	apart      bool                      // see keepApart
+	views      map[string]*keeper.View   // for the starts of containers
 
 	// starting is read-locked while a container starts, so that when the keeper is
 	// replaced, the container either is in running already or is started by the next
@@ -150,7 +153,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 	}
 	r := &Runtime{
 		cfg: cfg, classes: offered, host: hostFacts(cfg.Logger), keeper: keeper.NewClient(cfg.RunDir), cgroups: warm.New(),
-		sandboxes: map[string]*cri.Sandbox{}, containers: map[string]*cri.Container{}, running: map[string]*cri.Container{},
+		sandboxes: map[string]*cri.Sandbox{}, containers: map[string]*cri.Container{}, running: map[string]*cri.Container{}, views: map[string]*keeper.View{},
 		parents: map[string]string{}, made: madeParents{file: filepath.Join(cfg.StateDir, "cgroups.json")},
 	}
 	if !cfg.NoSELinux {
@@ -184,7 +187,7 @@ func New(ctx context.Context, cfg Config) (*Runtime, error) {
 // makeDirs makes the directories, accessible to root only; others may only traverse the
 // run directory, to reach the roots of containers in user namespaces.
 func (r *Runtime) makeDirs() error {
-	closed := []string{r.cfg.StateDir, r.keeperState(), r.cfg.RunDir, r.run("sandboxes"), r.run("exec"), r.run("runtime"), r.run(rootsDir)}
+	closed := []string{r.cfg.StateDir, r.keeperState(), r.cfg.RunDir, r.run(sandboxesDir), r.run("exec"), r.run("runtime"), r.run(rootsDir)}
 	for _, d := range closed {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("making a directory of the oci runtime: %w", err)
@@ -280,10 +283,11 @@ func (r *Runtime) CRI() *cri.Runtime {
 // Close releases the directories. Containers and the keeper keep running, and the next
 // New with the same directories finds them.
 func (r *Runtime) Close() error {
+	err := r.endApart()
 	for _, l := range r.locks {
 		l.Release()
 	}
-	return r.nulls.close()
+	return errors.Join(err, r.nulls.close())
 }
 
 // Shutdown ends every container, removes every sandbox that this Runtime has served or
@@ -302,7 +306,8 @@ func (r *Runtime) Shutdown(ctx context.Context) error {
 		errs = append(errs, r.removePause(ctx, s), r.detachNetwork(ctx, s), r.unpin(s), r.removeSandbox(ctx, s))
 	}
 	errs = append(errs, r.endKeeper(ctx), r.cfg.pruneCgroups())
-	for _, d := range []string{"sandboxes", "exec", "runtime", rootsDir} {
+	errs = append(errs, r.endApart())
+	for _, d := range []string{sandboxesDir, "exec", "runtime", rootsDir} {
 		errs = append(errs, os.RemoveAll(r.run(d)))
 	}
 	return errors.Join(append(errs, r.Close())...)

@@ -23,14 +23,17 @@ func TestUnpin(t *testing.T) {
 			if gathered {
 				places = append(places, "target-c")
 			}
-			for _, p := range places {
-				if err := os.MkdirAll(filepath.Join(dir, p), 0o755); err != nil {
-					t.Fatal(err)
-				}
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = mount.DetachTree(dir) })
 			if gathered {
 				if err := gather(dir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, p := range places {
+				if err := os.MkdirAll(filepath.Join(dir, p), 0o755); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -188,7 +188,7 @@ func (n *node) stateVersion(id string) int {
 func (n *node) filled(sandbox string) {
 	n.t.Helper()
 	for _, c := range savedNames {
-		roots, err := filepath.Glob(n.dir + "/cri/*/*/image/rootfs/changed-" + c)
+		roots, err := filepath.Glob(n.dir + "/run/sandboxes/*/rootfs-*/changed-" + c)
 		n.must(err)
 		if len(roots) != 1 {
 			n.t.Errorf("what container %q has changed is in %q", c, roots)

@@ -17,6 +17,7 @@ import (
 // recover corrects the records to the state of the keeper and the kernel, and frees what
 // the network holds for sandboxes without a record.
 func (r *Runtime) recover(ctx context.Context, sandboxes []*cri.Sandbox, containers []*cri.Container) error {
+	r.keepApart()
 	statuses, err := r.statuses(ctx)
 	if err != nil {
 		return err

@@ -27,11 +27,13 @@ import (
 	"github.com/nodekit-project/nodekit/internal/overlay"
 )
 
-// sandboxDir holds what does not survive a reboot: the pins and /dev/shm. It is a mount
-// point from the moment the first of them is created, so nothing can be renamed across
-// it, and a single unmount, which waits only once for all processors, removes all mounts
-// below it.
-func (r *Runtime) sandboxDir(id string) string { return r.run("sandboxes", id) }
+// sandboxDir holds what does not survive a reboot: the pins, /dev/shm, and the containers'
+// bundles and roots. It is a mount point from the moment the first of them is created, so
+// nothing can be renamed across it, and a single unmount, which waits only once for all
+// processors, removes all mounts below it.
+func (r *Runtime) sandboxDir(id string) string { return r.run(sandboxesDir, id) }
+
+const sandboxesDir = "sandboxes"
 
 // pauseID names the sandbox's container that is only the first process of its PID
 // namespace.
@@ -150,10 +152,13 @@ func (r *Runtime) inNetwork(s *cri.Sandbox, values map[string]string) error {
 	return netns.Do(filepath.Join(r.sandboxDir(s.ID), "net"), func() error { return setSysctls(values) })
 }
 
-// gather bind-mounts a sandbox's run directory on itself. The mount has a peer group of
-// its own: in the peer group of the surrounding mount, every mount below would appear
-// twice.
-func gather(dir string) error { return mount.Bind(dir, dir, nil) }
+// gather is makeShm for a sandbox with the host's /dev/shm.
+func gather(dir string) error {
+	if err := unix.Mount("sandbox", dir, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, "mode=0711"); err != nil {
+		return fmt.Errorf("mounting a file system at %q: %w", dir, err)
+	}
+	return nil
+}
 
 // makeOwned creates the namespaces that belong to the sandbox's user namespace.
 func (r *Runtime) makeOwned(s *cri.Sandbox, u *ownUsers, ipc map[string]string) error {
@@ -298,7 +303,7 @@ func (r *Runtime) startPause(ctx context.Context, s *cri.Sandbox, u *ownUsers, d
 	if err := writeBundle(bundle, doc, u); err != nil {
 		return err
 	}
-	st, err := r.launch(ctx, process{engine: e, id: id, cg: cg, bundle: bundle}, &keeper.StartRequest{})
+	st, err := r.launch(ctx, process{engine: e, id: id, cg: cg, bundle: bundle, view: r.viewFor(s, doc)}, &keeper.StartRequest{})
 	if err != nil {
 		return fmt.Errorf("starting the sandbox's first process: %w", err)
 	}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -37,6 +38,7 @@ type children struct {
 	escrow   *escrow
 	exitInfo bool // the kernel may be asked for exits of processes with another parent
 	copies   copies
+	views    views
 
 	mu       sync.Mutex
 	spawning int // invocations in progress
@@ -53,11 +55,11 @@ type process struct {
 
 // newChildren makes the calling process a child subreaper and reaps strangers until stop
 // is called.
-func newChildren(p *poller, e *escrow, exitInfo bool) (k *children, stop func(), err error) {
+func newChildren(p *poller, e *escrow, exitInfo bool, log *slog.Logger) (k *children, stop func(), err error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, nil, fmt.Errorf("becoming the subreaper: %w", err)
 	}
-	k = &children{poller: p, escrow: e, exitInfo: exitInfo, known: map[int]*process{}}
+	k = &children{poller: p, escrow: e, exitInfo: exitInfo, known: map[int]*process{}, views: views{log: log}}
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, unix.SIGCHLD)
 	done := make(chan struct{})
@@ -104,9 +106,9 @@ func (k *children) quiesce() {
 // quiesceLimit is short: the next keeper completes what this one has begun.
 const quiesceLimit = time.Second
 
-// fork starts a program with files as its first descriptors. Call it between begin and
-// end.
-func (k *children) fork(args []string, dir string, files []*os.File) (*process, error) {
+// fork starts a program with files as its first descriptors, in a view unless that is nil.
+// Call it between begin and end.
+func (k *children) fork(args []string, dir string, files []*os.File, view *wire.View) (*process, error) {
 	fds, err := wire.Descriptors(files)
 	if err == nil {
 		err = wire.Blocking(fds)
@@ -120,10 +122,15 @@ func (k *children) fork(args []string, dir string, files []*os.File) (*process, 
 	for _, fd := range fds {
 		attr.Files = append(attr.Files, uintptr(fd))
 	}
-	err = k.copies.run(args[0], func(path string) (err error) {
-		p.pid, err = syscall.ForkExec(path, args, attr)
-		return err
-	})
+	start := func() error {
+		return k.copies.run(args[0], func(path string) (err error) {
+			p.pid, err = syscall.ForkExec(path, args, attr)
+			return err
+		})
+	}
+	if view == nil || !k.views.within(view, start) {
+		err = start()
+	}
 	if err != nil {
 		err = fmt.Errorf("starting %q: %w", args[0], err)
 		// A missing working directory causes the same errors.

@@ -237,7 +237,7 @@ func forkScarce(t *testing.T, s *server, null *os.File, args []string) (*process
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(next + 2), Max: old.Max}); err != nil {
 		t.Fatal(err)
 	}
-	proc, err := s.children.fork(args, "/", []*os.File{null, null, null})
+	proc, err := s.children.fork(args, "/", []*os.File{null, null, null}, nil)
 	if rerr := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); rerr != nil {
 		t.Fatal(rerr)
 	}

@@ -31,7 +31,7 @@ func (s *server) restore(exitInfo bool) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.children, stop, err = newChildren(poll, s.escrow, exitInfo); err != nil {
+	if s.children, stop, err = newChildren(poll, s.escrow, exitInfo, s.log); err != nil {
 		return nil, err
 	}
 	if err := s.restoreExits(); err != nil {

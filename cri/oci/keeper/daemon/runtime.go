@@ -91,7 +91,7 @@ func (s *server) terminalOf(h *holding, con *console) (*os.File, error) {
 
 // command runs the OCI runtime to completion. begun is called with its process.
 func (s *server) command(cmd *wire.Command, files childFiles, begun func(*process) error) error {
-	run, err := s.children.fork(cmd.Args, cmd.Dir, files[:])
+	run, err := s.children.fork(cmd.Args, cmd.Dir, files[:], cmd.View)
 	if err != nil {
 		return err
 	}

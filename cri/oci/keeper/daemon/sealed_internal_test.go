@@ -133,7 +133,7 @@ func TestProgramWhoseCopyIsRefused(t *testing.T) {
 	if err := unix.Dup3(int(null.Fd()), c.held["/bin/true"].fd, unix.O_CLOEXEC); err != nil {
 		t.Fatal(err)
 	}
-	p, err := k.fork([]string{"/bin/true"}, "/", []*os.File{null, null, null})
+	p, err := k.fork([]string{"/bin/true"}, "/", []*os.File{null, null, null}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

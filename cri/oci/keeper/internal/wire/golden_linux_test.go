@@ -41,6 +41,7 @@ type sample struct {
 var (
 	score   = -5
 	command = &Command{Args: []string{"/usr/bin/runc", "run"}, Dir: "/run/b", PIDFile: "pid", Console: "tty", OOMScoreAdj: &score}
+	viewed  = &Command{Args: []string{"/usr/bin/crun", "run"}, Dir: "/run/b", PIDFile: "pid", View: &View{Mounts: []string{"/run/s"}, Above: "/run", Paths: []string{"/h"}}}
 	at      = time.Date(2026, 11, 28, 1, 2, 3, 456789, time.UTC)
 )
 
@@ -49,6 +50,7 @@ var samples = map[string]sample{
 	"start":        {since: 1, message: &Request{Version: 1, Op: OpStart, ID: "c", Start: &StartRequest{Command: *command, Log: "/log", Stdin: true, StdinOnce: true, OOMFile: "/oom"}}},
 	"start-bare":   {since: 1, message: &Request{Version: 1, Op: OpStart, ID: "c", Start: &StartRequest{Command: Command{Args: []string{"/r"}, Dir: "/", PIDFile: "pid"}}}},
 	"start-below":  {since: 2, message: &Request{Version: 1, Op: OpStart, ID: "c", Start: &StartRequest{Command: *command, Log: "/logs/c/0.log", LogDir: "/logs"}}},
+	"start-view":   {since: 2, message: &Request{Version: 1, Op: OpStart, ID: "c", Start: &StartRequest{Command: *viewed}}}, // earlier keepers pass it over
 	"runtime":      {since: 1, message: &Request{Version: 1, Op: OpRuntime, Command: &Command{Args: []string{"/r"}, Dir: "/"}}},
 	"signal":       {since: 1, message: &Request{Version: 1, Op: OpSignal, ID: "c", Signal: 15}},
 	"signal-await": {since: 2, message: &Request{Version: 1, Op: OpSignal, ID: "c", Signal: 9, Await: 100}}, // earlier keepers pass it over

@@ -167,6 +167,23 @@ type Command struct {
 	// the keeper's. crun sets that of a container unless it is zero, but not that of an
 	// exec.
 	OOMScoreAdj *int `json:"oomScoreAdj,omitempty"`
+	// View is the mount namespace that the runtime runs in; nil means the keeper's. Keepers
+	// of the first versions ignore it, and so does one that the kernel refuses it.
+	View *View `json:"view,omitempty"`
+}
+
+// View is a mount namespace with the keeper's mounts, but without unbindable ones
+// (mount_namespaces(7)) and what is below them, except for those that it names.
+type View struct {
+	// Mounts are mount points, which the view has with everything below them.
+	Mounts []string `json:"mounts"`
+	// Above is the mount point above them that can be bound. It is private in the view, so
+	// that they appear there only.
+	Above string `json:"above"`
+	// Paths are to lead to the same files in the view as outside. Where they do not, the
+	// runtime runs among all mounts: below an unbindable mount of somebody else's, the view
+	// shows what that hides.
+	Paths []string `json:"paths,omitempty"`
 }
 
 // StartRequest says how a container is started.
