@@ -119,8 +119,7 @@ func cover(dir string, types ...uintptr) error {
 }
 
 // endApart removes what keepApart, of this server or an earlier one, has made, unless there
-// are sandboxes. It does nothing for a server that did not get both
-// directories.
+// are sandboxes. It does nothing for a server that did not get both directories.
 func (r *Runtime) endApart() error {
 	if len(r.locks) < 2 {
 		return nil
@@ -140,7 +139,8 @@ func (r *Runtime) endApart() error {
 	if err := mount.DetachTree(filepath.Join(run, sandboxesDir)); err != nil {
 		return err
 	}
-	if points, err := mount.Below(run); err != nil || len(points) > 1 { // somebody else's would go with it
+	points, err := mount.Below(run)
+	if err != nil || slices.ContainsFunc(points, func(p string) bool { return p != run }) { // somebody else's would go with it
 		return err
 	}
 	return mount.UndoShared(run)

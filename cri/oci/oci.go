@@ -61,6 +61,8 @@ type Config struct {
 	// StateDir holds what must survive a reboot, RunDir what must not. Both are
 	// created, accessible to root only except that others may traverse RunDir. Two
 	// runtimes cannot share either: the second is refused with fault.AlreadyExists.
+	// RunDir is a mount point from the call of Recover on until Close or Shutdown finds no
+	// sandbox.
 	StateDir, RunDir string
 	// CgroupParent is the cgroup, in the notation of the cgroupfs driver, of sandboxes
 	// whose Pod names no parent, and of the keeper if systemd gives it no scope. Empty

@@ -11,8 +11,9 @@ import (
 // Spread is the path of a directory from which files get their places on the disk, for
 // directories that hold a file of each Pod: their files would otherwise lie in one part
 // of it. Below it are empty directories, which Create makes when they are needed for the
-// first time, and in which there is never a file, not even after a crash. It must be on the file system of the
-// files. All of its users, in one process or in many, may use it at once.
+// first time, and in which there is never a file, not even after a crash. It must be on
+// the file system of the files. All of its users, in one process or in many, may use it
+// at once.
 type Spread string
 
 // parts is how many directories there are. A new file then has to pass by a 32nd of what
@@ -23,8 +24,8 @@ const parts = 32
 // without an error nobody sees the file, and a crash leaves nothing. An existing file is
 // left alone: the error is then fs.ErrExist. It is errors.ErrUnsupported if that cannot be
 // done here, for example because the file system has no files without a name (O_TMPFILE of
-// open(2)), or no links: the caller then creates the file where it shall be. The file is
-// not synced.
+// open(2)), or no links: the caller then creates the file where it shall be, or learns why
+// that is impossible. The file is not synced.
 func (s Spread) Create(path string, perm os.FileMode, fill func(f *os.File) error) error {
 	f, err := unnamed(s.part(), perm)
 	if errors.Is(err, os.ErrNotExist) {

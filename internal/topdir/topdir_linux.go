@@ -2,6 +2,7 @@ package topdir
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 
@@ -59,12 +60,13 @@ func unnamed(dir string, perm os.FileMode) (*os.File, error) {
 // alone it takes CAP_DAC_READ_SEARCH.
 func name(f *os.File, path string) error {
 	unnamed := "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
-	switch err := unix.Linkat(unix.AT_FDCWD, unnamed, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW); err {
-	case nil:
+	err := unix.Linkat(unix.AT_FDCWD, unnamed, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+	if err == nil {
 		return nil
-	case unix.EPERM, unix.EOPNOTSUPP, unix.EXDEV: // link(2): no links, or not on this file system
-		return errors.ErrUnsupported
-	default:
-		return &os.LinkError{Op: "link", Old: unnamed, New: path, Err: err}
 	}
+	err = &os.LinkError{Op: "link", Old: unnamed, New: path, Err: err}
+	if errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 }
