@@ -13,7 +13,7 @@ import (
 // Pair is a veth pair to be created.
 type Pair struct {
 	Name, Peer string
-	Master     int // the bridge of which the near end becomes a port, or 0
+	Master     int // the bridge of which the near end becomes a port, without an IPv6 link-local address; or 0
 	MTU        int // of both ends; 0 means the kernel's default
 	PeerMAC    net.HardwareAddr
 	PeerNS     int // a descriptor of the far end's network namespace, or -1
@@ -49,7 +49,11 @@ func (c *Conn) AddPair(p *Pair) (*Link, error) {
 		create.String(infoKind, "veth")
 		create.Nest(infoData, func() { p.addPeer(create) })
 	})
-	answers, err := c.socket.Exchange(create, p.settle())
+	requests := []*nlsock.Message{create}
+	if p.Master != 0 {
+		requests = append(requests, p.withoutLinkLocal())
+	}
+	answers, err := c.socket.Exchange(append(requests, p.settle())...)
 	if err != nil {
 		return nil, err
 	}
@@ -59,8 +63,10 @@ func (c *Conn) AddPair(p *Pair) (*Link, error) {
 		}
 		return nil, err
 	}
-	if err := answers[1].Err; err != nil {
-		return nil, err
+	for _, a := range answers[1:] {
+		if a.Err != nil && !errors.Is(a.Err, unix.EAFNOSUPPORT) { // a link without IPv6
+			return nil, a.Err
+		}
 	}
 	if replies := answers[0].Replies; len(replies) > 0 {
 		return parseLink(replies[0]), nil
@@ -87,6 +93,20 @@ func (p *Pair) addPeer(m *nlsock.Message) {
 func oneQueue(m *nlsock.Message) {
 	m.U32(unix.IFLA_NUM_TX_QUEUES, 1)
 	m.U32(unix.IFLA_NUM_RX_QUEUES, 1)
+}
+
+// withoutLinkLocal keeps the kernel from giving the end an IPv6 link-local address when it
+// is brought up. A bridge port needs none, and each is probed and joins multicast groups, of
+// which the other end is told. A kernel without IPv6, or with too small an MTU for it,
+// answers EAFNOSUPPORT.
+func (p *Pair) withoutLinkLocal() *nlsock.Message {
+	const none = 1 // IN6_ADDR_GEN_MODE_NONE of linux/if_link.h
+	m := nlsock.New(named("setting up IPv6 of", p.Name), unix.RTM_NEWLINK, 0, linkHeader(unix.AF_UNSPEC, 0, 0, 0))
+	m.String(unix.IFLA_IFNAME, p.Name)
+	m.Nest(unix.IFLA_AF_SPEC, func() {
+		m.Nest(unix.AF_INET6, func() { m.U8(unix.IFLA_INET6_ADDR_GEN_MODE, none) })
+	})
+	return m
 }
 
 // settle sets what the kernel ignores at creation.

@@ -50,6 +50,26 @@ func TestLinks(t *testing.T) {
 			t.Errorf("the queues of %s: %+v, %v", name, end, err)
 		}
 	}
+	far, err := c.Link("rt-far")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Do(rtnl.Up(far)); err != nil {
+		t.Fatal(err)
+	}
+	if own, err := c.AllAddresses(far); err != nil || len(own) != 1 || !own[0].Prefix.Addr().IsLinkLocalUnicast() {
+		t.Errorf("the far end's addresses: %v, %v", own, err)
+	}
+	if own, err := c.AllAddresses(port); err != nil || len(own) > 0 {
+		t.Errorf("the port's addresses: %v, %v", own, err)
+	}
+	small, err := c.AddPair(&rtnl.Pair{Name: "rt-small", Peer: "rt-small2", PeerNS: -1, Master: br.Index, MTU: 1000, Up: true}) // IPv6 needs 1280
+	if err != nil {
+		t.Fatalf("a pair without IPv6: %v", err)
+	}
+	if err := c.Do(rtnl.Delete(small)); err != nil {
+		t.Error(err)
+	}
 	if ports, err := c.Ports(br.Index); err != nil || len(ports) != 1 || ports[0].Name != "rt-near" {
 		t.Errorf("the ports: %v, %v", ports, err)
 	}
