@@ -77,23 +77,12 @@ func (rs records) path(a cni.Attachment) string {
 func (rs records) put(r *record) error {
 	data, err := encode(r)
 	if err == nil {
-		err = rs.write(rs.path(r.Attachment.key()), data)
+		err = rs.spread.Put(rs.path(r.Attachment.key()), data, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("recording attachment: %w", err)
 	}
 	return nil
-}
-
-func (rs records) write(path string, data []byte) error {
-	err := rs.spread.Create(path, 0o600, func(f *os.File) error {
-		_, err := f.Write(data)
-		return err
-	})
-	if errors.Is(err, os.ErrExist) || errors.Is(err, errors.ErrUnsupported) {
-		return atomicfile.Replace(path, data, 0o600)
-	}
-	return err
 }
 
 // get returns the record. If there is none, the error is fault.NotFound; if it is

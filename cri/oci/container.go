@@ -84,7 +84,7 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	cg, score := r.cgroupOf(c), spec.OOMScore(c.Config.GetLinux().GetResources(), r.host)
 	p := process{engine: e, id: c.ID, cg: cg, bundle: r.bundleOf(c), view: r.viewNoted(c.ID)}
 	if st.Restored {
-		p.images = restoredDir(c)
+		p.images, p.view = restoredDir(c), nil // criu looks at all mounts
 	}
 	defer r.abortWith(ctx, c.ID)()
 	_, err = r.launch(ctx, p, &keeper.StartRequest{
@@ -101,6 +101,7 @@ func (r *Runtime) startContainer(ctx context.Context, c *cri.Container) error {
 	}
 	r.mu.Lock()
 	r.running[c.ID] = c
+	delete(r.views, c.ID)
 	r.mu.Unlock()
 	if err := r.filters.learn(c.ID, e); err != nil { // the next start learns it
 		r.cfg.Logger.WarnContext(ctx, "keeping a seccomp filter", "container", c.ID, "err", err)
@@ -177,7 +178,6 @@ func (r *Runtime) launch(ctx context.Context, p process, req *keeper.StartReques
 	verb := "run"
 	req.Command.View = p.view
 	if p.images != "" {
-		req.Command.View = nil // criu looks at all of them
 		verb, rest = "restore", append(rest, "--image-path", p.images, "--work-path", p.bundle, "--file-locks")
 	}
 	req.Command.Args = p.engine.runArgs(filepath.Join(p.bundle, log), p.cg, verb, append(rest, p.id)...)

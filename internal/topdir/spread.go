@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+
+	"github.com/nodekit-project/nodekit/internal/atomicfile"
 )
 
 // Spread is the path of a directory from which files get their places on the disk, for
@@ -40,6 +42,19 @@ func (s Spread) Create(path string, perm os.FileMode, fill func(f *os.File) erro
 		err = name(f, path)
 	}
 	return errors.Join(err, f.Close())
+}
+
+// Put creates the file path with data, or replaces it (atomicfile.Replace), also where the
+// disk cannot be chosen. The death of the process leaves the old content or the new one.
+func (s Spread) Put(path string, data []byte, perm os.FileMode) error {
+	err := s.Create(path, perm, func(f *os.File) error {
+		_, err := f.Write(data)
+		return err
+	})
+	if errors.Is(err, os.ErrExist) || errors.Is(err, errors.ErrUnsupported) {
+		return atomicfile.Replace(path, data, perm)
+	}
+	return err
 }
 
 // part returns one of the directories.

@@ -101,6 +101,33 @@ func TestSpreadCreateUnsupported(t *testing.T) {
 	}
 }
 
+// TestSpreadPut: a new file and a replaced one, also where the disk cannot be chosen.
+func TestSpreadPut(t *testing.T) {
+	dir := t.TempDir()
+	inTheWay := filepath.Join(dir, "file")
+	if err := os.WriteFile(inTheWay, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []topdir.Spread{topdir.Spread(filepath.Join(dir, "spread")), topdir.Spread(inTheWay)} {
+		in := t.TempDir()
+		for _, want := range []string{"first and longer", "second"} {
+			if err := s.Put(filepath.Join(in, "f"), []byte(want), 0o640); err != nil {
+				t.Fatal(err)
+			}
+			fi, err := os.Stat(filepath.Join(in, "f"))
+			if text, rerr := os.ReadFile(filepath.Join(in, "f")); string(text) != want || errors.Join(err, rerr) != nil || fi.Mode() != 0o640 {
+				t.Errorf("with %q: %q, %v, mode %v", s, text, errors.Join(err, rerr), fi.Mode())
+			}
+		}
+		if entries, err := os.ReadDir(in); err != nil || len(entries) != 1 {
+			t.Errorf("with %q: %v, %v", s, entries, err)
+		}
+	}
+	if err := topdir.Spread(dir).Put(filepath.Join(dir, "none", "f"), nil, 0o600); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without a directory: %v", err)
+	}
+}
+
 // TestSpreadMakesAgain: somebody removed a directory.
 func TestSpreadMakesAgain(t *testing.T) {
 	s, dir := topdir.Spread(filepath.Join(t.TempDir(), "spread")), t.TempDir()

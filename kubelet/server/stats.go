@@ -4,9 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,6 +13,7 @@ import (
 	stats "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 
 	"github.com/nodekit-project/nodekit/internal/meminfo"
+	"github.com/nodekit-project/nodekit/internal/procstat"
 	"github.com/nodekit-project/nodekit/kubelet/pod"
 )
 
@@ -138,18 +136,11 @@ const ticks = uint64(time.Second / 100)
 
 // machineCPU reads how long all CPUs have been busy (proc(5)).
 func (s *server) machineCPU() (cpu *stats.CPUStats, complete bool) {
-	data, err := os.ReadFile("/proc/stat")
+	times, err := procstat.ReadCPU()
 	if err != nil {
 		return nil, true
 	}
-	line, _, _ := strings.Cut(string(data), "\n")
-	used := uint64(0)
-	for i, field := range strings.Fields(line) {
-		n, err := strconv.ParseUint(field, 10, 64)
-		if err == nil && i != 4 && i != 5 && i < 9 { // not idle, iowait, guest
-			used += n * ticks
-		}
-	}
+	used := times.Busy * ticks
 	now := time.Now()
 	rate, complete := s.meter.rate("", sample{used, now})
 	return &stats.CPUStats{Time: metav1.NewTime(now), UsageNanoCores: &rate, UsageCoreNanoSeconds: &used}, complete

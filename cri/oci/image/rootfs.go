@@ -200,7 +200,7 @@ func (s *Store) reserve(ctx context.Context, image, dir, at string) (m mountReco
 		return m, false, err
 	}
 	m = mountRecord{mountVersion, dir, at, id, chainIDs(snap.images[id].Layers), boot, *snap.configs[id]}
-	return m, true, s.createMount(path, m)
+	return m, true, s.writeMount(path, m)
 }
 
 func (s *Store) mount(ctx context.Context, m mountRecord, v View) error {
@@ -297,7 +297,7 @@ func (s *Store) reuse(o overlay.Options, m mountRecord) error {
 		return err
 	}
 	m.Boot = now
-	return writeMount(s.mountsPath(mountKey(m.Dir)), m)
+	return s.writeMount(s.mountsPath(mountKey(m.Dir)), m)
 }
 
 // restore unpacks layers again that somebody deleted. Normally there are none.
@@ -388,37 +388,10 @@ func readMount(path string) (mountRecord, error) {
 	return m, nil
 }
 
-// createMount is writeMount for a record that does not exist.
-func (s *Store) createMount(path string, m mountRecord) error {
+func (s *Store) writeMount(path string, m mountRecord) error {
 	content, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
-	err = s.spread().Create(path, 0o600, func(f *os.File) error {
-		_, err := f.Write(content)
-		return err
-	})
-	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, os.ErrExist) { // a damaged one
-		return writeMount(path, m)
-	}
-	return err
-}
-
-func writeMount(path string, m mountRecord) error {
-	content, err := json.Marshal(m)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, ignoreNotExist(os.Remove(f.Name())))
-	}
-	return nil
+	return s.spread().Put(path, content, 0o600)
 }

@@ -102,7 +102,8 @@ type (
 	Hello = wire.Hello
 	// Command is an invocation of the OCI runtime.
 	Command = wire.Command
-	View    = wire.View
+	// View is the mount namespace of an invocation.
+	View = wire.View
 	// StartRequest says how a container is started.
 	StartRequest = wire.StartRequest
 	// Status is what the keeper knows of a container that it started.

@@ -2,10 +2,9 @@ package cribench
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"strings"
 	"time"
+
+	"github.com/nodekit-project/nodekit/internal/procstat"
 )
 
 const (
@@ -22,15 +21,15 @@ const (
 // it begins only when no more Pods are removed. On a machine that others keep busy it gives
 // up in time.
 func quiet(ctx context.Context) error {
-	before, err := readTimes()
+	before, err := procstat.ReadCPU()
 	for deadline := time.Now().Add(quietWithin); err == nil && time.Now().Before(deadline); {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(quietFor):
 		}
-		var now times
-		if now, err = readTimes(); err == nil && now.idleSince(before) >= quietShare {
+		var now procstat.CPU
+		if now, err = procstat.ReadCPU(); err == nil && idleShare(before, now) >= quietShare {
 			return nil
 		}
 		before = now
@@ -38,31 +37,13 @@ func quiet(ctx context.Context) error {
 	return err
 }
 
-// times are the processors' times since the boot, in ticks.
-type times struct{ idle, all uint64 }
-
-func readTimes() (times, error) {
-	text, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return times{}, err
-	}
-	return parseTimes(string(text))
-}
-
-// parseTimes reads the sums over all processors (proc_stat(5)).
-func parseTimes(stat string) (t times, err error) {
-	line, _, _ := strings.Cut(stat, "\n")
-	var user, nice, system, iowait, irq, softirq, steal uint64
-	if _, err := fmt.Sscanf(line, "cpu %d %d %d %d %d %d %d %d", &user, &nice, &system, &t.idle, &iowait, &irq, &softirq, &steal); err != nil {
-		return times{}, fmt.Errorf("reading /proc/stat: %q: %w", line, err)
-	}
-	t.all = user + nice + system + t.idle + iowait + irq + softirq + steal
-	return t, nil
-}
-
-func (t times) idleSince(before times) float64 {
-	if t.all <= before.all {
+// idleShare is the share of the processors' time between two readings for which they had
+// nothing to do.
+func idleShare(before, now procstat.CPU) float64 {
+	idle := now.Idle - before.Idle
+	all := idle + now.Busy - before.Busy + now.Wait - before.Wait
+	if all == 0 {
 		return 0
 	}
-	return float64(t.idle-before.idle) / float64(t.all-before.all)
+	return float64(idle) / float64(all)
 }

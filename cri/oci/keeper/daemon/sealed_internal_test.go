@@ -137,12 +137,18 @@ func TestProgramWhoseCopyIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	wantSuccess(t, p)
+	if got := k.copies.path("/bin/true"); got != "/bin/true" {
+		t.Errorf("next it runs from %q", got)
+	}
+}
+
+// wantSuccess waits for the end of a process that fork has started.
+func wantSuccess(t *testing.T, p *process) {
+	t.Helper()
 	var status unix.WaitStatus
 	if _, err := unix.Wait4(p.pid, &status, 0, nil); err != nil || status.ExitStatus() != 0 {
 		t.Errorf("it ended with %v, %v", status, err)
 	}
 	_ = unix.Close(p.pidfd)
-	if got := k.copies.path("/bin/true"); got != "/bin/true" {
-		t.Errorf("next it runs from %q", got)
-	}
 }

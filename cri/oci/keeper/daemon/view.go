@@ -12,13 +12,14 @@ import (
 
 	"github.com/nodekit-project/nodekit/cri/oci/keeper/internal/wire"
 	"github.com/nodekit-project/nodekit/internal/nspin"
+	"github.com/nodekit-project/nodekit/internal/overlay"
 )
 
 // views runs functions in mount namespaces as wire.View describes them. Copying a
 // namespace and unmounting what is too much would cost more than all the mounts are worth:
 // a view begins as a copy of a namespace that is almost empty, and gets a copy of the
 // mounts at /, from which the kernel leaves out what cannot be bound. It always shows the
-// host's mounts of this moment, in their peer groups. The zero value is ready.
+// host's mounts of this moment, in their peer groups.
 type views struct {
 	log   *slog.Logger
 	limit time.Duration // for entering one; zero means viewLimit
@@ -131,7 +132,9 @@ func (v *views) enter(view *wire.View) error {
 		return fmt.Errorf("entering a mount namespace: %w", err)
 	}
 	for i, point := range points {
-		if i > 0 && isMountRoot(point) { // it was not below an unbindable mount
+		// One that is not below an unbindable mount is there already. Mounted a second time,
+		// below a shared mount, it would appear among the host's mounts, too.
+		if there, _ := overlay.IsMounted(point); there && i > 0 {
 			continue
 		}
 		if err := unix.MoveMount(trees[i], "", unix.AT_FDCWD, point, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
@@ -170,14 +173,6 @@ func identify(paths []string) []identity {
 		}
 	}
 	return ids
-}
-
-// isMountRoot reports whether something is mounted at path. Mounted a second time, below a
-// shared mount, it would appear among the host's mounts, too.
-func isMountRoot(path string) bool {
-	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
-	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // enterEmpty moves the thread into a copy of the namespace that is almost empty.

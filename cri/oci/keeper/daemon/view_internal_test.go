@@ -59,11 +59,7 @@ func runIn(t *testing.T, k *children, view *wire.View, script string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var status unix.WaitStatus
-	if _, err := unix.Wait4(p.pid, &status, 0, nil); err != nil || status.ExitStatus() != 0 {
-		t.Errorf("it ended with %v, %v", status, err)
-	}
-	_ = unix.Close(p.pidfd)
+	wantSuccess(t, p)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +158,7 @@ func TestViewTooLate(t *testing.T) {
 	view := &wire.View{Mounts: []string{filepath.Join(above, "all", "a")}, Above: above}
 	var inside, outside int
 	for i := range 300 {
-		v := &views{log: slog.New(slog.DiscardHandler), limit: time.Duration(i) * 2 * time.Microsecond}
+		v := &views{log: slog.New(slog.DiscardHandler), limit: time.Duration(i) * 2 * time.Microsecond} // the first has all the time, the second next to none
 		var ran atomic.Int32
 		said := v.within(view, func() error {
 			ran.Add(1)
@@ -180,6 +176,6 @@ func TestViewTooLate(t *testing.T) {
 		_ = unix.Close(v.empty)
 	}
 	if inside == 0 || outside == 0 {
-		t.Skipf("%d were in time, %d were not", inside, outside)
+		t.Errorf("%d were in time, %d were not", inside, outside)
 	}
 }
