@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -57,7 +58,13 @@ func TestLinks(t *testing.T) {
 	if err := c.Do(rtnl.Up(far)); err != nil {
 		t.Fatal(err)
 	}
-	if own, err := c.AllAddresses(far); err != nil || len(own) != 1 || !own[0].Prefix.Addr().IsLinkLocalUnicast() {
+	// The kernel gives an end its address once it knows that the other one is up too,
+	// which it notices by and by; the port has had as long then.
+	own, err := c.AllAddresses(far)
+	for deadline := time.Now().Add(20 * time.Second); err == nil && len(own) == 0 && time.Now().Before(deadline); own, err = c.AllAddresses(far) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err != nil || len(own) != 1 || !own[0].Prefix.Addr().IsLinkLocalUnicast() {
 		t.Errorf("the far end's addresses: %v, %v", own, err)
 	}
 	if own, err := c.AllAddresses(port); err != nil || len(own) > 0 {
