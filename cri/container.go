@@ -186,9 +186,10 @@ func (s *server) startContainer(ctx context.Context, c *state.Container) error {
 	if err := s.started(ctx, c, next); err != nil {
 		return undone(fmt.Errorf("starting container %q: %w", now.ID, err), s.startFailed(ctx, c, err))
 	}
-	next.StartedAt = started
 	s.log.InfoContext(ctx, "container started", "container", now.ID, "name", now.Config.GetMetadata().GetName(), "sandbox", now.Sandbox.ID)
-	s.table.Start(c, next.record())
+	made := next.record()
+	made.StartedAt = started
+	s.table.Start(c, made)
 	return nil
 }
 

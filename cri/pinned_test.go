@@ -2,9 +2,11 @@ package cri_test
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/nodekit-project/nodekit/cri"
@@ -53,6 +55,68 @@ func TestAuthorChangesTooMuch(t *testing.T) {
 		t.Error(err)
 	}
 	n.empty()
+}
+
+// TestAuthorKeepsWhatItWasGiven: goroutines that outlive a call read what the call was
+// given, which the race detector watches, and what they change is not recorded.
+func TestAuthorKeepsWhatItWasGiven(t *testing.T) {
+	_, rt := newFake()
+	var sandboxes []*cri.Sandbox
+	var containers []*cri.Container
+	done := make(chan struct{})
+	var readers sync.WaitGroup
+	read := func(look func() bool) {
+		readers.Go(func() {
+			for look() {
+				select {
+				case <-done:
+					return
+				case <-time.After(time.Millisecond):
+				}
+			}
+		})
+	}
+	keepSandbox := func(s *cri.Sandbox) {
+		sandboxes = append(sandboxes, s)
+		read(func() bool { again := *s; return again.ID != "" })
+	}
+	keep := func(c *cri.Container) {
+		keepSandbox(c.Sandbox)
+		containers = append(containers, c)
+		read(func() bool { again := *c; return again.ID != "" })
+	}
+	run, create, start, stop := rt.RunSandbox, rt.CreateContainer, rt.StartContainer, rt.StopSandbox
+	rt.RunSandbox = func(ctx context.Context, s *cri.Sandbox) error {
+		err := run(ctx, s)
+		keepSandbox(s)
+		return err
+	}
+	rt.CreateContainer = func(ctx context.Context, c *cri.Container) error { err := create(ctx, c); keep(c); return err }
+	rt.StartContainer = func(ctx context.Context, c *cri.Container) error { err := start(ctx, c); keep(c); return err }
+	rt.StopSandbox = func(ctx context.Context, s *cri.Sandbox) error { keepSandbox(s); return stop(ctx, s) }
+	n := serve(t, rt, t.TempDir())
+	sandbox, other := n.sandbox("pod"), n.sandbox("other")
+	id := n.started(sandbox, "box")
+	if err := n.stopSandbox(other); err != nil {
+		t.Error(err)
+	}
+	close(done)
+	readers.Wait()
+	container, running, stopped := n.status(id), n.sandboxStatus(sandbox).Status, n.sandboxStatus(other).Status
+	for _, s := range sandboxes {
+		s.ID, s.Ready, s.IPs = "../other", !s.Ready, append(s.IPs[:0], "203.0.113.9")
+	}
+	for _, c := range containers {
+		c.ID, c.StartedAt, c.ImageRef, c.Exit = "../other", time.Time{}, "none", &cri.Exit{Code: 1}
+	}
+	if now := n.status(id); !proto.Equal(now, container) {
+		t.Errorf("the container is %v, and was %v", now, container)
+	}
+	for pod, was := range map[string]*runtimeapi.PodSandboxStatus{sandbox: running, other: stopped} {
+		if now := n.sandboxStatus(pod).Status; !proto.Equal(now, was) {
+			t.Errorf("the sandbox is %v, and was %v", now, was)
+		}
+	}
 }
 
 // TestStartNeverBegun: who recovers says so, and the container can be started.

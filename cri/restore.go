@@ -119,12 +119,13 @@ func (s *server) restorePod(ctx context.Context, req *runtimeapi.RestorePodReque
 	if err := ended(ctx, err); err != nil {
 		return "", fmt.Errorf("restoring from %q: %w", req.GetCheckpointPath(), err)
 	}
-	sb.Ready = true
+	made := sb.record()
+	made.Ready = true
 	records := make([]*record.Container, len(containers))
 	for i, c := range containers {
 		records[i] = c.record()
 	}
-	if err := s.table.AddRestored(sb.record(), records); err != nil {
+	if err := s.table.AddRestored(made, records); err != nil {
 		return "", err
 	}
 	s.log.InfoContext(ctx, "sandbox restored", "sandbox", sb.ID, "pod", podName(sb.Config), "containers", len(containers), "ips", sb.IPs)

@@ -140,7 +140,8 @@ type Runtime struct {
 
 // Sandbox is a Pod sandbox as the SDK records it. The author may change IPs, Ready and
 // State during RunSandbox, StopSandbox and Recover, and nothing else: other changes are
-// reverted.
+// reverted. Every call has a copy of its own: goroutines that outlive the call may go on
+// reading it, and what is changed after the call is not recorded.
 type Sandbox struct {
 	ID     string
 	Config *runtimeapi.PodSandboxConfig
@@ -161,7 +162,8 @@ type Sandbox struct {
 // ImageRef, Exit, LogPath, User and StopSignal during CreateContainer, StartContainer
 // and Recover. During CreateContainer and Restore it may also set Config to a copy with
 // the limits that the container really gets, and during Recover set StartedAt to zero
-// if a start was recorded but never begun. Other changes are reverted.
+// if a start was recorded but never begun. Other changes are reverted. Every call has a
+// copy of its own, as with Sandbox.
 type Container struct {
 	ID        string
 	Sandbox   *Sandbox

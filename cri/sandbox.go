@@ -72,8 +72,9 @@ func (s *server) runSandbox(ctx context.Context, req *runtimeapi.RunPodSandboxRe
 	if err := s.hand("RunSandbox", func() error { return s.rt.RunSandbox(ctx, sb) }, sb); err != nil {
 		return "", err
 	}
-	sb.Ready = true
-	if err := s.table.AddSandbox(sb.record()); err != nil {
+	made := sb.record()
+	made.Ready = true
+	if err := s.table.AddSandbox(made); err != nil {
 		return "", err
 	}
 	s.log.InfoContext(ctx, "sandbox ready", "sandbox", sb.ID, "pod", podName(sb.Config), "ips", sb.IPs)
@@ -143,11 +144,11 @@ func (s *server) stopSandbox(ctx context.Context, sb *state.Sandbox) error {
 	if err := s.killContainers(ctx, sb); err != nil {
 		return err
 	}
-	next := sb.Copy()
-	if err := s.hand("StopSandbox", func() error { return s.rt.StopSandbox(ctx, viewSandbox(next)) }, viewSandbox(next)); err != nil {
+	next := viewSandbox(sb.Copy())
+	if err := s.hand("StopSandbox", func() error { return s.rt.StopSandbox(ctx, next) }, next); err != nil {
 		return fmt.Errorf("stopping sandbox %q: %w", next.ID, err)
 	}
-	changed, err := s.table.StopSandbox(sb, next)
+	changed, err := s.table.StopSandbox(sb, next.record())
 	if changed {
 		s.log.InfoContext(ctx, "sandbox stopped", "sandbox", next.ID, "pod", podName(next.Config))
 	}

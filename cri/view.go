@@ -1,13 +1,24 @@
 package cri
 
-import "github.com/nodekit-project/nodekit/cri/internal/record"
+import (
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/nodekit-project/nodekit/cri/internal/record"
+)
 
 // What an author sees and what is recorded are the same data, in types of the two
-// packages: a Sandbox is a record.Sandbox by another name.
+// packages. What the author was given belongs to the author: records are copies of it.
 
 func viewSandbox(r *record.Sandbox) *Sandbox { return (*Sandbox)(r) }
 
-func (s *Sandbox) record() *record.Sandbox { return (*record.Sandbox)(s) }
+func (s *Sandbox) record() *record.Sandbox {
+	r := record.Sandbox(*s)
+	r.IPs, r.State = slices.Clone(r.IPs), slices.Clone(r.State)
+	return &r
+}
 
 // pinned is a Sandbox or a Container.
 type pinned interface{ pin() (putBack func()) }
@@ -27,7 +38,11 @@ func allPinned(sandboxes []*Sandbox, containers []*Container) (all []pinned) {
 func (s *Sandbox) pin() (putBack func()) {
 	was := *s
 	return func() {
-		s.ID, s.Config, s.Handler, s.CreatedAt, s.Dir = was.ID, was.Config, was.Handler, was.CreatedAt, was.Dir
+		restore(&s.ID, was.ID)
+		restore(&s.Config, was.Config)
+		restore(&s.Handler, was.Handler)
+		restore(&s.CreatedAt, was.CreatedAt)
+		restore(&s.Dir, was.Dir)
 	}
 }
 
@@ -35,13 +50,23 @@ func (s *Sandbox) pin() (putBack func()) {
 func (c *Container) pin() (putBack func()) {
 	was := *c
 	return func() {
-		c.ID, c.Sandbox, c.CreatedAt, c.Dir = was.ID, was.Sandbox, was.CreatedAt, was.Dir
+		restore(&c.ID, was.ID)
+		restore(&c.Sandbox, was.Sandbox)
+		restore(&c.CreatedAt, was.CreatedAt)
+		restore(&c.Dir, was.Dir)
 		if !c.StartedAt.IsZero() { // only Recover can tell that a start was never begun
-			c.StartedAt = was.StartedAt
+			restore(&c.StartedAt, was.StartedAt)
 		}
 		if c.Config == nil {
 			c.Config = was.Config
 		}
+	}
+}
+
+// restore writes nothing if nothing was changed: what the author started may be reading.
+func restore[T comparable](field *T, was T) {
+	if *field != was {
+		*field = was
 	}
 }
 
@@ -57,6 +82,6 @@ func (c *Container) record() *record.Container {
 	return &record.Container{
 		ID: c.ID, Sandbox: c.Sandbox.record(), Config: c.Config, CreatedAt: c.CreatedAt, StartedAt: c.StartedAt,
 		Exit: (*record.Exit)(c.Exit), ImageRef: record.Text(c.ImageRef), LogPath: c.LogPath,
-		User: c.User, StopSignal: c.StopSignal, Dir: c.Dir, State: c.State,
+		User: proto.Clone(c.User).(*runtimeapi.LinuxContainerUser), StopSignal: c.StopSignal, Dir: c.Dir, State: slices.Clone(c.State),
 	}
 }
