@@ -42,12 +42,11 @@ func HasRoot(pid int, mark string) bool { return bytes.Contains(root(dirOf(pid))
 func Environ(pid int) ([]byte, error) {
 	for deadline := time.Now().Add(execLimit); ; time.Sleep(50 * time.Microsecond) {
 		env, err := rawfile.Read(filepath.Join(dirOf(pid), "environ"))
-		if err != nil || len(env) > 0 {
+		if err != nil || len(env) > 0 || time.Now().After(deadline) {
 			return env, err
 		}
-		if stat, err := procstat.Read(pid); err != nil || !executing(stat) || time.Now().After(deadline) {
-			// Either it has none, or it has got one since the last read.
-			return rawfile.Read(filepath.Join(dirOf(pid), "environ"))
+		if stat, err := procstat.Read(pid); err != nil || hasNone(stat) {
+			return nil, err
 		}
 	}
 }
@@ -57,9 +56,11 @@ const execLimit = time.Second
 
 func dirOf(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid)) }
 
-// executing reports whether the process already has the memory of a new program but
-// not yet its environment. Only readers that may read the environment can see that.
-func executing(s procstat.Stat) bool { return s.VSize != 0 && s.EnvEnd == 0 }
+// hasNone reports whether a process whose environment was just found empty has none. It
+// has one if its execve(2) is not over, which shows as memory without an end of the
+// environment, and if that ended since. Only readers that may read the environment can
+// see that.
+func hasNone(s procstat.Stat) bool { return s.VSize == 0 || s.EnvEnd != 0 && s.EnvEnd == s.EnvStart }
 
 // root returns the line of proc_pid_mountinfo(5) about the process's root, the last
 // one if a mount hides another. Lines about other places tell nothing: every process

@@ -18,7 +18,7 @@ func TestParse(t *testing.T) {
 	for _, comm := range []string{"sleep", "", "a b", ")", "(", ") Z 1 (", "x) R 2 3", "two\nlines", "((sd-pam))"} {
 		want := Stat{
 			Comm: comm, State: 'S', PPID: 7, Flags: 4194560,
-			Threads: 1, StartTime: 2201, VSize: 4096, EnvEnd: 51, ExitCode: 52,
+			Threads: 1, StartTime: 2201, VSize: 4096, EnvStart: 50, EnvEnd: 51, ExitCode: 52,
 		}
 		got, err := parse([]byte("12 (" + comm + ")" + rest))
 		if diff := cmp.Diff(want, got); err != nil || diff != "" {

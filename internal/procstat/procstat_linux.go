@@ -27,9 +27,10 @@ type Stat struct {
 	// identifies a process until the next boot.
 	StartTime uint64
 	VSize     uint64 // size of its memory in bytes; 0 for kernel threads and zombies
-	// EnvEnd is the address at which the environment ends, ExitCode a wait status.
-	// Both are 0 for a reader that may not trace the process
+	// EnvStart and EnvEnd are the addresses of the environment, ExitCode is a wait status.
+	// They are 0 for a reader that may not trace the process
 	// (PTRACE_MODE_READ_FSCREDS).
+	EnvStart uint64
 	EnvEnd   uint64
 	ExitCode int
 }
@@ -92,7 +93,7 @@ func parse(line []byte) (Stat, error) {
 	}
 	s := Stat{
 		Comm: string(line[open+1 : end]), State: f.all[0][0], PPID: f.signed(4), Flags: f.unsigned(9), Threads: f.signed(20),
-		StartTime: f.unsigned(22), VSize: f.unsigned(23), EnvEnd: f.unsigned(51), ExitCode: f.signed(last),
+		StartTime: f.unsigned(22), VSize: f.unsigned(23), EnvStart: f.unsigned(50), EnvEnd: f.unsigned(51), ExitCode: f.signed(last),
 	}
 	if f.err != nil {
 		return Stat{}, fmt.Errorf("its stat %q: %w", line, f.err)
