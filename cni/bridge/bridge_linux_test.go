@@ -86,6 +86,9 @@ func (n *network) ipam() *cni.Plugin {
 	return p
 }
 
+// octet is the third one of the network's IPv4 addresses.
+func (n *network) octet() byte { return byte(n.id) }
+
 func (n *network) allocate(_ context.Context, r *cni.Request, c *ipamConfig) (*cni.Result, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -102,8 +105,8 @@ func (n *network) allocate(_ context.Context, r *cni.Request, c *ipamConfig) (*c
 		return out, nil
 	}
 	out.IPs = []*types100.IPConfig{{
-		Address: net.IPNet{IP: net.IPv4(10, 77, byte(n.id), byte(last)).To4(), Mask: net.CIDRMask(24, 32)},
-		Gateway: net.IPv4(10, 77, byte(n.id), 1).To4(),
+		Address: net.IPNet{IP: net.IPv4(10, 77, n.octet(), byte(last)).To4(), Mask: net.CIDRMask(24, 32)},
+		Gateway: net.IPv4(10, 77, n.octet(), 1).To4(),
 	}}
 	if c.IPAM.Six {
 		ip, subnet, err := net.ParseCIDR(fmt.Sprintf("fd77:%d::%x/64", n.id, last))

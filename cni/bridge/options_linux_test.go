@@ -45,7 +45,7 @@ func TestOptionsReachTheKernel(t *testing.T) {
 		{"duplicate detection on the host", map[string]any{"enabledad": true}, false, "cat /proc/sys/net/ipv6/conf/$BRIDGE/accept_dad", "1"},
 		{"no duplicate detection", map[string]any{"ipam": six}, true, "cat /proc/sys/net/ipv6/conf/eth0/accept_dad", "0"},
 		{"IPv6 forwarding", map[string]any{"ipam": six}, false, "cat /proc/sys/net/ipv6/conf/all/forwarding", "1"},
-		{"gateway", nil, false, "ip -br addr show dev $BRIDGE", "10.77.$ID.1/24"},
+		{"gateway", nil, false, "ip -br addr show dev $BRIDGE", "10.77.$OCTET.1/24"},
 		{"no gateway", map[string]any{"isDefaultGateway": false}, false, "ip -br -4 addr show dev $BRIDGE; echo none", "none"},
 	}
 	for _, c := range cases {
@@ -54,7 +54,7 @@ func TestOptionsReachTheKernel(t *testing.T) {
 			ns := netnstest.New(t)
 			raw, result := n.add("opt", ns)
 			replace := strings.NewReplacer("$HOST", result.Interfaces[1].Name, "$BRIDGE", n.config["bridge"].(string),
-				"$NETWORK", n.config["name"].(string), "$ID", fmt.Sprint(n.id))
+				"$NETWORK", n.config["name"].(string), "$OCTET", fmt.Sprint(n.octet()))
 			where := ""
 			if c.inside {
 				where = ns
@@ -121,7 +121,7 @@ func TestRouteAttributes(t *testing.T) {
 	n.config["ipam"].(map[string]any)["routes"] = []map[string]any{
 		{"dst": "198.51.100.0/24", "mtu": 1300, "advmss": 1200, "priority": 42},
 		{"dst": "203.0.113.0/24", "table": table},
-		{"dst": "192.0.2.0/24", "gw": fmt.Sprintf("10.77.%d.9", n.id)},
+		{"dst": "192.0.2.0/24", "gw": fmt.Sprintf("10.77.%d.9", n.octet())},
 		{"dst": "192.0.2.99/32", "gw": nil, "scope": link},
 	}
 	n.config["isDefaultGateway"], n.config["isGateway"] = false, false
@@ -130,8 +130,8 @@ func TestRouteAttributes(t *testing.T) {
 	defer n.del("routes", ns)
 	all := netnstest.Run(t, ns, "ip", "route", "show", "table", "all")
 	for _, want := range []string{
-		fmt.Sprintf("198.51.100.0/24 via 10.77.%d.1 dev eth0", n.id), "metric 42", "mtu 1300", "advmss 1200",
-		"203.0.113.0/24 via", "table 77", fmt.Sprintf("192.0.2.0/24 via 10.77.%d.9", n.id), "192.0.2.99",
+		fmt.Sprintf("198.51.100.0/24 via 10.77.%d.1 dev eth0", n.octet()), "metric 42", "mtu 1300", "advmss 1200",
+		"203.0.113.0/24 via", "table 77", fmt.Sprintf("192.0.2.0/24 via 10.77.%d.9", n.octet()), "192.0.2.99",
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("%q is not in %s", want, all)
@@ -175,7 +175,7 @@ func TestForceAddress(t *testing.T) {
 	n := newNetwork(t, nil)
 	br := n.config["bridge"].(string)
 	netnstest.Run(t, "", "ip", "link", "add", br, "type", "bridge")
-	other := fmt.Sprintf("10.77.%d.254/16", n.id)
+	other := fmt.Sprintf("10.77.%d.254/16", n.octet())
 	netnstest.Run(t, "", "ip", "addr", "add", other, "dev", br)
 	ns := netnstest.New(t)
 	if _, err := n.call("ADD", "force", ns, nil); cni.CodeOf(err) != cni.CodeConfig || !strings.Contains(err.Error(), "forceAddress") {
@@ -187,7 +187,7 @@ func TestForceAddress(t *testing.T) {
 	n.config["forceAddress"] = true
 	n.add("force", ns)
 	defer n.del("force", ns)
-	if out := netnstest.Run(t, "", "ip", "-br", "-4", "addr", "show", "dev", br); strings.Contains(out, other) || !strings.Contains(out, fmt.Sprintf("10.77.%d.1/24", n.id)) {
+	if out := netnstest.Run(t, "", "ip", "-br", "-4", "addr", "show", "dev", br); strings.Contains(out, other) || !strings.Contains(out, fmt.Sprintf("10.77.%d.1/24", n.octet())) {
 		t.Error(out)
 	}
 }
