@@ -159,8 +159,9 @@ func (k *Kubelet) renew(ctx context.Context) error {
 		return err
 	}
 	now, seconds := metav1.NowMicro(), int32(leaseFor/time.Second)
-	lease.Namespace, lease.Name = leaseNamespace, k.config.NodeName
-	lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds, lease.Spec.RenewTime = &k.config.NodeName, &seconds, &now
+	holder := k.config.NodeName // a copy: the API's answer is read into the lease
+	lease.Namespace, lease.Name = leaseNamespace, holder
+	lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds, lease.Spec.RenewTime = &holder, &seconds, &now
 	if err != nil {
 		return k.client.Create(ctx, &lease)
 	}
