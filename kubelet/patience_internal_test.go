@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +22,7 @@ import (
 // starting answers to its version and to nothing else.
 type starting struct {
 	runtimeapi.RuntimeServiceClient
-	asked int
+	asked atomic.Int32
 }
 
 func (*starting) Version(context.Context, *runtimeapi.VersionRequest, ...grpc.CallOption) (*runtimeapi.VersionResponse, error) {
@@ -29,7 +30,7 @@ func (*starting) Version(context.Context, *runtimeapi.VersionRequest, ...grpc.Ca
 }
 
 func (s *starting) RuntimeConfig(context.Context, *runtimeapi.RuntimeConfigRequest, ...grpc.CallOption) (*runtimeapi.RuntimeConfigResponse, error) {
-	s.asked++
+	s.asked.Add(1)
 	return nil, fault.Unavailable.Errorf("not yet")
 }
 
@@ -70,10 +71,10 @@ func TestReady(t *testing.T) {
 }
 
 // nobody is an API that is away.
-type nobody struct{ asked int }
+type nobody struct{ asked atomic.Int32 }
 
 func (n *nobody) RoundTrip(*http.Request) (*http.Response, error) {
-	n.asked++
+	n.asked.Add(1)
 	return nil, errors.New("nobody listens")
 }
 
@@ -91,7 +92,7 @@ func TestPatience(t *testing.T) {
 				t.Fatal(err)
 			}
 			k := &Kubelet{client: c, cri: &criclient.Client{Runtime: runtime}, config: Config{NodeName: "node", Logger: slog.New(slog.DiscardHandler)}}
-			asked := func() int { return runtime.asked + api.asked }
+			asked := func() int32 { return runtime.asked.Load() + api.asked.Load() }
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 			defer cancel()
 			done := make(chan error, 1)
